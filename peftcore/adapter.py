@@ -1,0 +1,198 @@
+"""Adapters, and what peftcore knows of a model that carries some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftcore.context import ContextHolder
+from peftcore.errors import AttachError, DeadPieceError
+from peftcore.methods import Method
+from peftcore.planning import Plan, Selected
+from peftcore.programs import Placed
+
+STATE = "_peftcore"
+
+
+class Swap:
+    """One base parameter that an adapter holds a value of its own for.
+
+    While the adapter is active its own parameter sits in the module and the base's is parked here;
+    the base's tensor is never written to.
+    """
+
+    def __init__(self, selected: Selected, places: list[tuple[nn.Module, str]]):
+        self.selected = selected
+        self.places = places
+        base = self.base = selected.info.parameter
+        low = base.dtype in (torch.float16, torch.bfloat16) and selected.trained
+        dtype = torch.float32 if low else base.dtype
+        value = base.detach().to(dtype, copy=True)
+        self.own = nn.Parameter(value, requires_grad=selected.trained)
+        self._dtypes = [base.dtype, dtype]
+
+    @property
+    def name(self) -> str:
+        """Name in a checkpoint."""
+        return self.selected.name
+
+    def place(self, *, own: bool) -> None:
+        """Put the adapter's own parameter, or the base's, into the modules."""
+        coming, going = (self.own, self.base) if own else (self.base, self.own)
+        if going.dtype != self._dtypes[not own]:
+            # the whole model was cast while this one was parked
+            coming.data = coming.data.to(going.dtype)
+            self._dtypes = [going.dtype, going.dtype]
+        if coming.device != going.device:
+            coming.data = coming.data.to(going.device)
+        for module, leaf in self.places:
+            module._parameters[leaf] = coming
+            if self.own.dtype != self.base.dtype:
+                casts: dict[str, torch.dtype] = module._peftcore_casts  # type: ignore[assignment]
+                casts[leaf] = self.base.dtype
+
+
+class Adapter:
+    """One named adapter on a model; made by :func:`attach` or :func:`peftcore.load`.
+
+    Attributes:
+        name: name on this model.
+        model: the model that carries it; None once it is detached.
+        plan: what was attached.
+        swaps: base parameters that it holds values of its own for.
+    """
+
+    def __init__(self, name: str, model: nn.Module, plan: Plan):
+        self.name = name
+        self.model: nn.Module | None = model
+        self.plan = plan
+        self.swaps: list[Swap] = []
+
+    @property
+    def methods(self) -> list[Method]:
+        """The methods, in order."""
+        return self.plan.methods
+
+    @property
+    def placed(self) -> list[Placed]:
+        """The pieces, in model order."""
+        return self.plan.placed
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapter takes part in the model's forward."""
+        return self.model is not None and self.name in state_of(self.model).active
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (name in a checkpoint, parameter) of all that is trained."""
+        seen: set[int] = set()
+        for item in self.placed:
+            for name, parameter in item.piece.named_parameters():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{item.name}.{name}", parameter
+        for swap in self.swaps:
+            if swap.selected.trained:
+                yield swap.name, swap.own
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all that is trained, for an optimiser."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def modules_touched(self) -> list[nn.Module]:
+        """Return the modules that carry a piece or a value of this adapter, once each."""
+        found = {id(item.site.module): item.site.module for item in self.placed}
+        for swap in self.swaps:
+            found.update({id(module): module for module, _ in swap.places})
+        return list(found.values())
+
+    def check_alive(self) -> None:
+        """Check, after a backward pass, that everything trained got a gradient.
+
+        Raises:
+            DeadPieceError: a piece never ran, or its gradient does not reach it.
+        """
+        dead = [name for name, parameter in self.named_parameters() if parameter.grad is None]
+        if dead:
+            more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+            raise DeadPieceError(
+                f"{dead[0]}{more} of adapter {self.name!r} got no gradient: the model does not use"
+                " that place in this pass. Leave it out with exclude, or tell peftcore that the"
+                " weight is read directly (direct_weights of the backbone)."
+            )
+
+    def detach(self) -> None:
+        """Take the adapter off; the last one gives back the bare model, bit for bit."""
+        from peftcore.attaching import detach
+
+        detach(self._model(), self.name)
+
+    def merge(self) -> None:
+        """Fold the adapter into the weights; see :func:`peftcore.merge`."""
+        from peftcore.merging import merge
+
+        merge(self._model(), self.name)
+
+    def unmerge(self) -> None:
+        """Give the weights back as they were before the merge, exactly."""
+        from peftcore.merging import unmerge
+
+        unmerge(self._model())
+
+    def save(self, path: str | Path) -> None:
+        """Write the adapter to a directory, atomically; see :func:`peftcore.save`."""
+        from peftcore.checkpoint import save
+
+        save(self, path)
+
+    def _model(self) -> nn.Module:
+        if self.model is None:
+            raise AttachError(f"adapter {self.name!r} has been detached.")
+        return self.model
+
+    def __repr__(self) -> str:
+        methods = ", ".join(m.label for m in self.methods)
+        return f"Adapter({self.name!r}, [{methods}], trainable={self.plan.trainable:,})"
+
+
+class ModelState:
+    """What peftcore knows of one model that carries adapters.
+
+    Attributes:
+        adapters: by name, in the order in which they were attached.
+        active: names of the active ones, in order.
+        merged: merges that can be undone, oldest first: (name, undo entries).
+        frozen: base parameters that attaching froze.
+        holder: the context of the batch that is running.
+        entry: module whose call makes the context, once a piece needs one.
+    """
+
+    def __init__(self) -> None:
+        self.adapters: dict[str, Adapter] = {}
+        self.active: tuple[str, ...] = ()
+        self.merged: list[tuple[str, list[Any]]] = []
+        self.frozen: list[nn.Parameter] = []
+        self.holder: ContextHolder | None = None
+        self.entry: nn.Module | None = None
+
+
+def state_of(model: nn.Module) -> ModelState:
+    """Return what peftcore knows of a model.
+
+    Raises:
+        AttachError: the model carries no adapter.
+    """
+    state = model.__dict__.get(STATE)
+    if state is None:
+        raise AttachError(f"this {type(model).__name__} carries no adapter.")
+    return state  # type: ignore[no-any-return]
+
+
+def adapters(model: nn.Module) -> dict[str, Adapter]:
+    """Return the adapters of a model by name; empty for a bare model."""
+    state: ModelState | None = model.__dict__.get(STATE)
+    return dict(state.adapters) if state else {}

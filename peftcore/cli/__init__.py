@@ -1,0 +1,126 @@
+"""The ``peftcore`` program: one file a command, imported when it is used.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 plugin missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from peftcore.errors import PeftcoreError, UnknownName, nearest
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_COMMANDS = {
+    "doctor": "Explain what is wrong with installed plugins.",
+    "inspect": "Describe a saved adapter.",
+    "list": "List what the installed plugins provide.",
+    "merge": "Fold an adapter into its base and write the model.",
+    "new": "Write the skeleton of a plugin.",
+    "plan": "Count what an adapter would train, without weights or memory.",
+    "show": "Show one method, backbone, task or source.",
+}
+#: Commands that come with distributions of this project, for the sentence that says so.
+_ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "check"), "peftcore-train")
+
+
+class LazyGroup(click.Group):
+    """Commands of the core and of plugins, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*_COMMANDS, *_plugin_commands()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name in _COMMANDS:
+            return import_module(f"peftcore.cli.{cmd_name}_").command  # type: ignore
+        spec = _plugin_commands().get(cmd_name)
+        if spec is None:
+            return None
+        from peftcore.plugins import resolve
+
+        return resolve(spec.command)  # type: ignore[no-any-return]
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Name the nearest command, or the package that brings it, when there is none."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            if name in _ELSEWHERE:
+                raise UnknownName(_elsewhere(name, _ELSEWHERE[name]))
+            known = [*self.list_commands(ctx), *_ELSEWHERE]
+            ctx.fail(f"no command {name!r}.{nearest(name, known)}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any of them."""
+        from click.shell_completion import CompletionItem
+
+        items = [
+            CompletionItem(name, help=summary)
+            for name, summary in _summaries()
+            if name.startswith(incomplete)
+        ]
+        return items or super().shell_complete(ctx, incomplete)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(_summaries())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turn errors that peftcore can name into a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except PeftcoreError as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def _plugin_commands() -> Any:
+    from peftcore.plugins import registry
+
+    return registry().commands
+
+
+def _summaries() -> list[tuple[str, str]]:
+    plugins = {name: spec.summary for name, spec in _plugin_commands().items()}
+    return sorted({**plugins, **_COMMANDS}.items())
+
+
+def _elsewhere(name: str, package: str) -> str:
+    from peftcore.plugins import registry
+
+    sentence = f"the command {name!r} is part of {package}: pip install {package}"
+    for record in registry().records:
+        if record.distribution == package and record.status != "ok":
+            sentence += (
+                f"\n{package} {record.version} is installed, but {record.status}:"
+                f" {record.problem} (see peftcore doctor)"
+            )
+    return sentence
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from peftcore import __version__
+
+        click.echo(f"peftcore {__version__}")
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+def main() -> None:
+    """Parameter-efficient fine-tuning in which every method and backbone is a plugin."""

@@ -1,0 +1,85 @@
+"""What a piece may know of the batch that is running."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from peftcore.errors import AttachError
+
+if TYPE_CHECKING:
+    from peftcore.backbones import Backbone
+
+
+@dataclass(eq=False)
+class Context:
+    """Facts about the current call of the backbone, made once for each call.
+
+    Attributes:
+        mask: [B, L] bool, True at real tokens among the L tokens of this call.
+        prompt: [B, L] bool, True at the tokens of the prompt; edits of hidden states act there.
+        generated: every token of this call was generated (a cached decoding step).
+        offset: number of tokens of each row that came in earlier calls and are in a cache.
+    """
+
+    mask: Tensor | None = None
+    prompt: Tensor | None = None
+    generated: bool = False
+    offset: int = 0
+    _rows: dict[int, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
+
+    def rows(self, index: Tensor) -> "Context":
+        """Return the context of some rows of the batch; the same one for the same index."""
+        found = self._rows.get(id(index))
+        if found is None:
+            part = Context(
+                None if self.mask is None else self.mask[index],
+                None if self.prompt is None else self.prompt[index],
+                self.generated,
+                self.offset,
+            )
+            # the index is kept alive with its context: its id stays its own
+            found = self._rows[id(index)] = (index, part)
+        return found[1]
+
+
+class ContextHolder:
+    """The place where the entry of a backbone leaves the context for its pieces.
+
+    Attributes:
+        current: context of the call that is running, or that ran last.
+        wanted: an active piece uses the context.
+        columns: within ``generate``, how many leading columns of the input are the prompt.
+        lengths: [B] number of leading real tokens that are the prompt, said by the caller.
+    """
+
+    def __init__(self, backbone: "Backbone"):
+        self.backbone = backbone
+        self.current = Context()
+        self.wanted = False
+        self.columns: int | None = None
+        self.lengths: Tensor | None = None
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the context of a call that is about to run."""
+        context = self.backbone.context(args, kwargs)
+        if self.columns is not None and context.offset >= self.columns:
+            context.generated = True
+        if context.mask is not None and not context.generated:
+            if self.lengths is not None:
+                lengths = self._lengths_for(context.mask)
+                context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
+            elif self.columns is not None:
+                column = torch.arange(context.mask.shape[1], device=context.mask.device)
+                context.prompt = context.mask & (column + context.offset < self.columns)
+        self.current = context
+
+    def _lengths_for(self, mask: Tensor) -> Tensor:
+        assert self.lengths is not None
+        times, rest = divmod(mask.shape[0], self.lengths.shape[0])
+        if rest or not times:
+            raise AttachError(
+                f"{self.lengths.shape[0]} prompt lengths for a batch of {mask.shape[0]} rows."
+            )
+        return self.lengths.to(mask.device).repeat_interleave(times)

@@ -1,0 +1,96 @@
+"""Every hook of peftcore. The docstrings are the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from peftcore.pieces import Piece
+    from peftcore.sites import ParameterInfo, Site
+    from peftcore.specs import (
+        BackboneSpec,
+        CommandSpec,
+        LayerSpec,
+        MethodSpec,
+        SourceSpec,
+        TaskSpec,
+    )
+
+#: Entry-point group; the number is the major version of the hooks below.
+GROUP = "peftcore.v1"
+
+hookspec = pluggy.HookspecMarker("peftcore")
+hookimpl = pluggy.HookimplMarker("peftcore")
+
+
+class Discovery:
+    """Hooks of a plugin module, called once per process. None of them may import torch."""
+
+    @hookspec
+    def peftcore_register_methods(self) -> MethodSpec | Iterable[MethodSpec]:
+        """Return the PEFT methods that this plugin provides."""
+
+    @hookspec
+    def peftcore_register_backbones(self) -> BackboneSpec | Iterable[BackboneSpec]:
+        """Return the families of pretrained models that this plugin knows."""
+
+    @hookspec
+    def peftcore_register_tasks(self) -> TaskSpec | Iterable[TaskSpec]:
+        """Return the tasks that this plugin provides."""
+
+    @hookspec
+    def peftcore_register_sources(self) -> SourceSpec | Iterable[SourceSpec]:
+        """Return named weights and data that a recipe can use as ``source`` or ``data``."""
+
+    @hookspec
+    def peftcore_register_layers(self) -> LayerSpec | Iterable[LayerSpec]:
+        """Return handlers of layer types that the core does not know."""
+
+    @hookspec
+    def peftcore_register_commands(self) -> CommandSpec | Iterable[CommandSpec]:
+        """Return subcommands for the ``peftcore`` program."""
+
+
+class Adapting:
+    """Hooks of a method instance, called while an adapter is made, saved or loaded.
+
+    The chosen methods of one adapter are plugins of one manager and are called in the order of
+    the recipe. No hook is called in a forward pass.
+    """
+
+    @hookspec
+    def peftcore_select_parameters(
+        self, parameters: Sequence[ParameterInfo]
+    ) -> Iterable[str] | None:
+        """Return the names of the base parameters to train.
+
+        Called once, after the sites have been offered to ``peftcore_rewrite_module``.
+
+        Args:
+            parameters: every parameter of the model, with its role, in model order.
+        """
+
+    @hookspec
+    def peftcore_rewrite_module(self, site: Site) -> Piece | Mapping[str, Piece] | None:
+        """Return the piece to put at this site (or several, by name), or None to leave it alone.
+
+        Called once for each site of the model. The model must not be changed here.
+        """
+
+    @hookspec(firstresult=True)
+    def peftcore_save_state(self, site: Site, piece: Piece) -> Mapping[str, Tensor] | None:
+        """Return the tensors to store for a piece; None stores ``piece.state_dict()``."""
+
+    @hookspec(firstresult=True)
+    def peftcore_load_state(
+        self, site: Site, piece: Piece, state: Mapping[str, Tensor]
+    ) -> bool | None:
+        """Put stored tensors into a piece and return True; None loads them as a state dict.
+
+        Names and shapes have been checked against what saving this piece would store.
+        """
