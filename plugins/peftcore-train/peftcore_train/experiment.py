@@ -1,0 +1,100 @@
+"""A recipe from its file to its results: one run, or several arms one after another."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peftcore import recipes
+from peftcore.errors import ConfigError, DataError
+from peftcore_train import rundir
+from peftcore_train.progress import Progress
+from peftcore_train.schema import Job, anchored, jobs_of
+from peftcore_train.signals import stop_on_signals
+
+Results = dict[str, dict[str, Any]]
+
+
+def start(
+    recipe: str | Path, overrides: Sequence[str], output: str | None, progress: Progress
+) -> tuple[Path, Results]:
+    """Train what a recipe says in a new run directory.
+
+    Returns:
+        The run directory, and the results of each arm; one without a name if there are no arms.
+    """
+    from peftcore_train.processes import join, on_main
+
+    document = anchored(recipes.read(recipe, overrides))
+    jobs = jobs_of(document)
+    first = jobs[0].recipe
+    join(first.train)
+
+    def make() -> Path:
+        folder = rundir.create(output or first.output, first.name)
+        rundir.write_config(folder, document.data)
+        return folder
+
+    folder = on_main(make)
+    try:
+        return folder, _run(jobs, folder, progress)
+    except (ConfigError, DataError):
+        if not any(folder.rglob(rundir.METRICS)):
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
+        raise
+
+
+def resume(folder: Path, progress: Progress) -> tuple[Path, Results]:
+    """Go on with a run that was stopped; what is finished is only read.
+
+    Raises:
+        ConfigError: the folder is no run directory.
+    """
+    rundir.check_run(folder)
+    return folder, _run(jobs_of(recipes.read(folder / rundir.CONFIG)), folder, progress)
+
+
+def jobs_in(folder: Path) -> list[tuple[Job, Path]]:
+    """Return the recipes of a run directory, resolved, with the folder of each.
+
+    Raises:
+        ConfigError: the folder is no run directory, or an arm has not begun.
+    """
+    rundir.check_run(folder)
+    found = []
+    for job in jobs_of(recipes.read(folder / rundir.CONFIG)):
+        place = folder / job.arm
+        rundir.check_run(place)
+        (own,) = jobs_of(recipes.read(place / rundir.CONFIG))
+        found.append((replace(own, arm=job.arm), place))
+    return found
+
+
+def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
+    from peftcore_train.processes import is_main, join
+    from peftcore_train.running import check_arms, run
+
+    started = time.monotonic()
+    join(jobs[0].recipe.train)
+    results: Results = {}
+    with stop_on_signals() as stop:
+        left = [job for job in jobs if not (folder / job.arm / rundir.RESULTS).exists()]
+        if left and len(jobs) > 1:
+            check_arms(left)
+        for job in jobs:
+            place = folder / job.arm
+            place.mkdir(exist_ok=True)
+            if job not in left:
+                results[job.arm] = rundir.read_json(place / rundir.RESULTS)
+                continue
+            if job.arm:
+                progress.log = None
+                progress.say(f"--- {job.arm}")
+            results[job.arm] = rundir.finite(run(job, place, stop, progress))
+    if any(results) and is_main():
+        summary = {"name": jobs[0].recipe.name, "arms": results}
+        seconds = {"time": {"total_seconds": round(time.monotonic() - started, 2)}}
+        rundir.write_json(folder / rundir.RESULTS, {**summary, **seconds})
+    return results

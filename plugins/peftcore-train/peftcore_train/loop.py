@@ -1,0 +1,252 @@
+"""The training loop: what fine-tuning an adapter needs, on accelerate, and nothing else."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+import peftcore
+from peftcore.adapter import Adapter
+from peftcore_train.batches import TrainingBatches
+from peftcore_train.errors import Interrupted, TrainingError
+from peftcore_train.progress import Progress, shown
+from peftcore_train.rundir import ADAPTER, METRICS, Lines
+from peftcore_train.schedules import schedule
+from peftcore_train.schema import TrainSection
+from peftcore_train.signals import Stop
+from peftcore_train.state import Best, Position, save_state
+from peftcore_train.task import Task
+
+
+@dataclass
+class Session:
+    """What a run works with.
+
+    Attributes:
+        section: the ``train`` section.
+        task: the task.
+        adapter: what is trained.
+        model: the model, prepared by the accelerator.
+        optimizer: the optimiser, prepared by the accelerator.
+        loader: the training batches, prepared by the accelerator.
+        batches: their order.
+        score: returns the validation metrics; calls its argument between batches.
+        accelerator: where everything runs.
+        folder: the run directory.
+        description: the resolved recipe, to be stored with the adapter.
+        stop: whether the user asked to stop.
+        progress: what to tell the user.
+    """
+
+    section: TrainSection
+    task: Task
+    adapter: Adapter
+    model: nn.Module
+    optimizer: Optimizer
+    loader: DataLoader[Any]
+    batches: TrainingBatches
+    score: Callable[[Callable[[], None]], dict[str, float]]
+    accelerator: Accelerator
+    folder: Path
+    description: dict[str, Any]
+    stop: Stop
+    progress: Progress
+
+
+def total_steps(section: TrainSection, batches: int, accelerator: Accelerator) -> int:
+    """Return the number of optimiser steps of a whole run."""
+    mine = math.ceil(batches / int(accelerator.num_processes))
+    steps = section.epochs * math.ceil(mine / section.gradient_accumulation_steps)
+    return min(steps, section.max_steps or steps)
+
+
+class Loop:
+    """One training run, from its start or from a saved state.
+
+    As in transformers the whole model is in training mode, so the base's dropout is active.
+
+    Attributes:
+        position: how far the run has come.
+    """
+
+    def __init__(self, session: Session, position: Position):
+        self.session = session
+        self.section = session.section
+        self.adapter = session.adapter
+        self.accelerator = session.accelerator
+        self.progress = session.progress
+        self.position = position
+        self.metric, self.greater = session.task.chosen_metric(self.section.metric_for_best)
+        self.metrics = Lines(
+            session.folder / METRICS,
+            position.metrics_size,
+            writes=session.accelerator.is_main_process,
+        )
+        self.total = total_steps(self.section, len(session.batches), self.accelerator)
+        self.rate = schedule(self.section, self.total)
+        self.started = time.monotonic() - position.seconds
+        self.checked = False
+
+    def run(self) -> None:
+        """Train until the last epoch or step, or until patience ends.
+
+        Raises:
+            Interrupted: a stop was asked for; the state has been saved.
+            TrainingError: the loss or the validation score is not finite.
+            DeadPieceError: something trainable got no gradient.
+        """
+        self.progress.begin("training", self.total, self.position.step)
+        try:
+            with self.session.stop.waiting():
+                while self.finished() is None:
+                    self._epoch()
+                    self._check_stop()
+        finally:
+            self.progress.end()
+
+    def finished(self) -> str | None:
+        """Return why the run is over, or None."""
+        patience = self.section.early_stopping_patience
+        if self.position.batch:
+            return None  # within an epoch, which ends with a score
+        if self.position.epoch >= self.section.epochs:
+            return "epochs"
+        if self._steps_done():
+            return "max_steps"
+        if patience is not None and self.position.waited >= patience:
+            return "early_stopping"
+        return None
+
+    def _steps_done(self) -> bool:
+        most = self.section.max_steps
+        return most is not None and self.position.step >= most
+
+    def _epoch(self) -> None:
+        batches = self.session.batches
+        batches.epoch, batches.start = self.position.epoch, self.position.batch
+        self.session.model.train()
+        if not self._steps_done() and self.position.batch < len(batches):
+            for batch in self.session.loader:
+                self._batch(batch)
+                if self._steps_done():
+                    break
+        scores = self.session.score(self._check_stop)
+        self._keep(scores)
+        self.position.epoch += 1
+        self.position.batch, self.position.loss_sum = 0, 0.0
+        self.save()
+
+    def _batch(self, batch: Any) -> None:
+        with self.accelerator.accumulate(self.session.model):
+            with self.accelerator.autocast():
+                loss = self.session.task.loss(self.session.model, batch)
+            value = self._finite(loss)
+            self.accelerator.backward(loss)
+            if not self.checked:
+                self.adapter.check_alive()
+                self.checked = True
+            self.position.batch += 1
+            self.position.loss_sum += value
+            if self.accelerator.sync_gradients:
+                self._step(value)
+        # between the batches of one step there is nothing that a state could hold
+        if self.accelerator.sync_gradients:
+            every = self.section.save_steps
+            if every is not None and self.position.step % every == 0:
+                self.save()
+            self._check_stop()
+
+    def _step(self, loss: float) -> None:
+        part = self.rate(self.position.step)
+        for group in self.session.optimizer.param_groups:
+            group["lr"] = group["peak"] * part
+        if self.section.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.section.max_grad_norm)
+        self.session.optimizer.step()
+        self.session.optimizer.zero_grad()
+        self.position.step += 1
+        self.progress.step(loss)
+        if self.position.step % self.section.log_steps == 0:
+            self._log(loss, part * self.section.learning_rate)
+
+    def _finite(self, loss: Tensor) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            best = self.position.best
+            kept = f" The adapter of epoch {best.epoch} is kept." if best else ""
+            raise TrainingError(
+                f"the loss is {value} at step {self.position.step + 1} of epoch"
+                f" {self.position.epoch + 1}: lower train.learning_rate, or train in another"
+                f" precision.{kept}"
+            )
+        return value
+
+    def _log(self, loss: float, rate: float) -> None:
+        record = {"step": self.position.step, "epoch": self.position.epoch + 1, "loss": loss}
+        self.metrics.add({**record, "learning_rate": rate})
+        self.accelerator.log({"train/loss": loss, "learning_rate": rate}, self.position.step)
+        self.progress.line(
+            f"step {self.position.step}/{self.total}: loss {loss:.4f}, lr {rate:.3g}"
+        )
+
+    def _keep(self, scores: dict[str, float]) -> None:
+        position = self.position
+        loss = position.loss_sum / max(1, position.batch)
+        self.metrics.add(
+            {"step": position.step, "epoch": position.epoch + 1, "train_loss": loss}
+            | {f"validation_{name}": value for name, value in scores.items()}
+        )
+        tracked = {f"validation/{name}": value for name, value in scores.items()}
+        self.accelerator.log(tracked, position.step)
+        value = scores[self.metric]
+        if math.isnan(value):
+            raise TrainingError(
+                f"the validation {self.metric} after epoch {position.epoch + 1} is not a number;"
+                " choose another train.metric_for_best, or lower train.learning_rate."
+            )
+        better = position.best is None or self._better(value, position.best.scores[self.metric])
+        if better:
+            position.best = Best(position.epoch + 1, position.step, scores)
+            position.waited = 0
+            if self.accelerator.is_main_process:
+                extra = {"recipe": self.session.description}
+                peftcore.save(self.adapter, self.session.folder / ADAPTER, extra=extra)
+        else:
+            position.waited += 1
+        mark = " (best)" if better else ""
+        self.progress.say(
+            f"epoch {position.epoch + 1}: train loss {loss:.4f}, validation {shown(scores)}{mark}"
+        )
+
+    def _better(self, value: float, before: float) -> bool:
+        return value > before if self.greater else value < before
+
+    def save(self) -> None:
+        """Write the state, from which the run can go on."""
+        self.position.seconds = time.monotonic() - self.started
+        self.position.metrics_size = self.metrics.size
+        if self.accelerator.is_main_process:
+            save_state(
+                self.session.folder,
+                self.position,
+                self.accelerator.unwrap_model(self.session.model),
+                self.adapter,
+                self.session.optimizer,
+                self.accelerator,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _check_stop(self) -> None:
+        if self.session.stop.asked:
+            self.save()
+            raise Interrupted(
+                f"interrupted after step {self.position.step}; the state is saved. Go on with:"
+                f" peftcore train --resume {self.session.folder}"
+            )

@@ -1,0 +1,142 @@
+"""The directory of a run: written once, never overwritten, readable by people."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peftcore import recipes
+from peftcore.errors import CheckpointError, ConfigError
+from peftcore.plugins import registry
+
+CONFIG, RESULTS, METRICS, LOG = "config.yaml", "results.json", "metrics.jsonl", "log.txt"
+ENVIRONMENT, ADAPTER = "environment.json", "adapter"
+
+
+def create(output: str | Path, name: str) -> Path:
+    """Make a new directory ``NAME-YYYYmmdd-HHMMSS``; a number is added where it is taken.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    stamp = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        for attempt in range(1, 1000):
+            folder = Path(output) / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}.") from error
+    raise CheckpointError(f"{output} holds a thousand runs of this second.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one, whole."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON; what is not a number becomes null."""
+    write_text(path, json.dumps(finite(data), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that a run wrote.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+
+
+def finite(data: Any) -> Any:
+    """Return data with None for NaN and infinities, which JSON does not have."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def environment(seed: int, device: str) -> dict[str, Any]:
+    """Return what a run ran on: versions, device, seed, and the commit of the working folder."""
+    import torch
+
+    plugins = {r.distribution: r.version for r in registry().records if r.status == "ok"}
+    libraries = ("torch", "transformers", "accelerate", "torchmetrics", "safetensors")
+    return {
+        "peftcore": version("peftcore"),
+        "plugins": dict(sorted(plugins.items())),
+        "libraries": {name: version(name) for name in libraries},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "git": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class Lines:
+    """A file of lines that can be cut back to where a saved state was.
+
+    Attributes:
+        size: bytes written.
+        writes: this process writes; all but the first one do not.
+    """
+
+    def __init__(self, path: Path, size: int = 0, *, writes: bool = True):
+        self.path = path
+        self.size = size
+        self.writes = writes
+        if writes:
+            with path.open("ab") as file:
+                file.truncate(size)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one record as a line of JSON."""
+        if not self.writes:
+            return
+        line = (json.dumps(finite(record)) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(line)
+        self.size += len(line)
+
+
+def write_config(folder: Path, data: dict[str, Any]) -> None:
+    """Write a recipe that can be run again."""
+    write_text(folder / CONFIG, recipes.dump(data))
+
+
+def check_run(folder: Path) -> None:
+    """Raise ConfigError where a folder is no run directory."""
+    if not (folder / CONFIG).is_file():
+        what = "holds no config.yaml" if folder.is_dir() else "does not exist"
+        raise ConfigError(f"{folder} {what}; name a directory that peftcore train wrote.")

@@ -1,0 +1,354 @@
+"""Running what a recipe says: one run directory for each set of methods."""
+
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import set_seed
+from torch import nn
+
+import peftcore
+from peftcore.adapter import Adapter
+from peftcore.backbones import Loaded
+from peftcore.errors import CheckpointError, ConfigError, nearest
+from peftcore.planning import Plan
+from peftcore_train import building, processes, rundir, state
+from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
+from peftcore_train.data import Row
+from peftcore_train.errors import TrainingError
+from peftcore_train.evaluation import evaluate
+from peftcore_train.loop import Loop, Session
+from peftcore_train.progress import Progress, shown
+from peftcore_train.schema import SPLITS, Job, Split, TrainSection
+from peftcore_train.signals import Stop
+from peftcore_train.task import Features, Task
+
+Rows = dict[Split, list[Row]]
+
+
+@dataclass
+class Prepared:
+    """A recipe whose data has been read and whose model is loaded; nothing is attached yet."""
+
+    job: Job
+    task: Task
+    model: nn.Module
+    loaded: Loaded
+    features: dict[Split, list[Features]]
+
+
+def read_data(job: Job) -> tuple[Task, Rows]:
+    """Read and check every split, and let the task learn its labels.
+
+    Raises:
+        DataError: a split is missing or damaged, or a row does not fit the task.
+        ConfigError: the task has no such metric.
+    """
+    _check_trackers(job.recipe.train)
+    task = building.make_task(job)
+    rows: Rows = {split: task.read(job.recipe.data, split) for split in SPLITS}
+    task.learn(rows["train"])
+    task.chosen_metric(job.recipe.train.metric_for_best)
+    for split in SPLITS:
+        task.check(rows[split])
+    return task, rows
+
+
+def prepare(job: Job) -> Prepared:
+    """Read the data, load the model and encode every row: all that can fail before training."""
+    task, rows = read_data(job)
+    set_seed(job.recipe.seed)
+    model, loaded = building.load_model(job, task)
+    features = {split: [task.encode(row, loaded) for row in rows[split]] for split in SPLITS}
+    return Prepared(job, task, model, loaded, features)
+
+
+def check_arms(jobs: Sequence[Job]) -> None:
+    """Check every arm before the first one trains; arms of the same model load it once.
+
+    Raises:
+        PeftcoreError: the data, the model or the methods of an arm do not fit.
+    """
+    prepared: dict[str, Prepared] = {}
+    for job in jobs:
+        recipe = job.recipe
+        key = repr((recipe.backbone, recipe.data, job.task, recipe.train.trackers))
+        if key not in prepared:
+            prepared = {key: prepare(job)}  # one model at a time
+        known = prepared[key]
+        known.task.chosen_metric(recipe.train.metric_for_best)
+        building.plan(job, known.task, known.model, known.loaded)
+
+
+def _check_trackers(section: TrainSection) -> None:
+    """Raise ConfigError for a tracker that is unknown or not installed; accelerate skips those."""
+    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
+    ready = {str(name) for name in get_available_trackers()}
+    for name in section.trackers:
+        if name not in known:
+            raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
+        if name not in ready:
+            raise ConfigError(f"train.trackers: {name} is not installed: pip install {name}")
+
+
+def make_accelerator(section: TrainSection, folder: Path | None = None) -> Accelerator:
+    """Return an accelerator with the settings of a recipe."""
+    processes.join(section)
+    return Accelerator(
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        mixed_precision=section.mixed_precision,
+        cpu=section.device == "cpu",
+        log_with=list(section.trackers) or None,
+        project_dir=None if folder is None else str(folder),
+    )
+
+
+def run(job: Job, folder: Path, stop: Stop, progress: Progress) -> dict[str, Any]:
+    """Train one set of methods in its run directory, which may hold a saved state.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        PeftcoreError: the data, the model or the methods do not fit, or training cannot go on.
+    """
+    started = time.monotonic()
+    progress.log = folder / rundir.LOG
+    progress.silent = not processes.is_main()
+    outcome = _fit(job, folder, stop, progress)
+    # the trained model is in reference cycles; the fresh one shall have its memory
+    gc.collect()
+    results = _finish(job, folder, outcome, progress)
+    results["time"]["total_seconds"] = round(time.monotonic() - started, 2)
+    accelerator = outcome.accelerator
+    if accelerator.is_main_process:
+        rundir.write_json(folder / rundir.RESULTS, results)
+    accelerator.end_training()
+    _check_reloaded(results, accelerator)
+    return results
+
+
+@dataclass
+class Outcome:
+    """What is left of training once the model is gone."""
+
+    task: Task
+    features: dict[Split, list[Features]]
+    accelerator: Accelerator
+    position: state.Position
+    best: state.Best
+    metric: str
+    stopped_by: str | None
+    parameters: dict[str, float]
+
+
+def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
+    prepared = prepare(job)
+    description = job.resolved(**prepared.task.learned())
+    session = _session(prepared, folder, description, stop, progress)
+    accelerator = session.accelerator
+    if accelerator.is_main_process:
+        rundir.write_config(folder, description)
+        environment = rundir.environment(job.recipe.seed, str(accelerator.device))
+        rundir.write_json(folder / rundir.ENVIRONMENT, environment)
+    plan = session.adapter.plan
+    progress.say(str(plan))
+    if prepared.loaded.fresh:
+        progress.say(f"not in the checkpoint, random: {', '.join(prepared.loaded.fresh)}")
+    loop = Loop(session, _restored(session))
+    loop.run()
+    best = loop.position.best
+    assert best is not None  # an epoch either has a score or raises
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return Outcome(
+        prepared.task, prepared.features, accelerator, loop.position, best, loop.metric,
+        loop.finished(), counts(plan),
+    )  # fmt: skip
+
+
+def _restored(session: Session) -> state.Position:
+    """Put back the newest state of the run directory, if it has one."""
+    found = state.find_state(session.folder)
+    if found is None:
+        return state.Position()
+    model = session.accelerator.unwrap_model(session.model)
+    state.restore_state(found, model, session.adapter, session.optimizer, session.accelerator)
+    position = state.read_position(found)
+    session.progress.say(f"resumed at step {position.step} from {found.name}")
+    return position
+
+
+def counts(plan: Plan) -> dict[str, float]:
+    """Return the numbers of parameters, and the share under both conventions."""
+    return {
+        "trainable": plan.trainable,
+        "head": plan.head,
+        "base": plan.base,
+        "percent_of_total": plan.percent("of_total"),
+        "percent_of_base": plan.percent("of_base"),
+    }
+
+
+def _session(
+    prepared: Prepared, folder: Path, description: dict[str, Any], stop: Stop, progress: Progress
+) -> Session:
+    job, task = prepared.job, prepared.task
+    section = job.recipe.train
+    accelerator = make_accelerator(section, folder)
+    if section.trackers:
+        accelerator.init_trackers(job.recipe.name)
+    set_seed(job.recipe.seed)
+    adapter = building.attach(job, task, prepared.model, prepared.loaded)
+    if section.gradient_checkpointing:
+        _checkpoint_activations(prepared.loaded.model)
+    batches = TrainingBatches(lengths_of(prepared.features["train"]), section, job.recipe.seed)
+    training = loader(task, prepared.features["train"], batches, section.num_workers)
+    scoring = scoring_loader(task, prepared.features["validation"], section)
+    model, training, scoring = accelerator.prepare(prepared.model, training, scoring)
+    # after the model has moved to its device
+    optimizer = accelerator.prepare(building.optimizer(adapter, section))
+    return Session(
+        section=section,
+        task=task,
+        adapter=adapter,
+        model=model,
+        optimizer=optimizer,
+        loader=training,
+        batches=batches,
+        score=lambda between: evaluate(task, model, scoring, accelerator, between),
+        accelerator=accelerator,
+        folder=folder,
+        description=description,
+        stop=stop,
+        progress=progress,
+    )
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    enable = getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise TrainingError(
+            f"train.gradient_checkpointing: {type(model).__name__} cannot recompute activations."
+        )
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dict[str, Any]:
+    """Score the best adapter, read back from disk into a fresh backbone."""
+    best, accelerator = outcome.best, outcome.accelerator
+    model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
+    scorer = Scorer(outcome.task, model, accelerator, job.recipe.train)
+    again = scorer.score(outcome.features["validation"])
+    test = scorer.score(outcome.features["test"])
+    equal = rundir.finite(again) == rundir.finite(best.scores)
+    progress.say(
+        f"adapter of epoch {best.epoch} read back from disk into a fresh {loaded.source}:"
+        f" validation {'equal to the last digit' if equal else 'DIFFERENT'}; test {shown(test)}"
+    )
+    return {
+        "name": job.recipe.name,
+        "arm": job.arm,
+        "task": job.task_type,
+        "backbone": job.recipe.backbone.source,
+        "methods": list(job.recipe.methods),
+        "seed": job.recipe.seed,
+        "rows": {split: len(rows) for split, rows in outcome.features.items()},
+        "parameters": outcome.parameters,
+        "metric": outcome.metric,
+        "best": {"epoch": best.epoch, "step": best.step},
+        "steps": outcome.position.step,
+        "stopped_by": outcome.stopped_by,
+        "validation": best.scores,
+        "validation_reloaded": again,
+        "reloaded_equal": equal,
+        "test": test,
+        "time": {
+            "train_seconds": round(outcome.position.seconds, 2),
+            "peak_memory_mb": peak_memory(accelerator),
+        },
+    }
+
+
+def reload(job: Job, task: Task, adapter: Path) -> tuple[nn.Module, Adapter, Loaded]:
+    """Load a fresh backbone and put a stored adapter on it.
+
+    Raises:
+        CheckpointError: the adapter is damaged or belongs to another base.
+    """
+    model, loaded = building.load_model(job, task)
+    return model, peftcore.load(model, adapter), loaded
+
+
+class Scorer:
+    """Scores encoded rows with one model, as validation does."""
+
+    def __init__(
+        self, task: Task, model: nn.Module, accelerator: Accelerator, section: TrainSection
+    ):
+        self.task = task
+        self.accelerator = accelerator
+        self.section = section
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+
+    def score(self, features: list[Features]) -> dict[str, float]:
+        """Return the metrics of some rows."""
+        batches = self.accelerator.prepare(scoring_loader(self.task, features, self.section))
+        return evaluate(self.task, self.model, batches, self.accelerator)
+
+
+def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:
+    if results["reloaded_equal"] or accelerator.device.type != "cpu":
+        return  # some kernels of accelerators sum in an order of their own
+    before, after = results["validation"], results["validation_reloaded"]
+    name = next(
+        name for name in before if rundir.finite(before[name]) != rundir.finite(after[name])
+    )
+    raise CheckpointError(
+        "the adapter read back from disk scores differently from the one in memory: validation"
+        f" {name} was {before[name]} and is {after[name]}."
+    )
+
+
+def peak_memory(accelerator: Accelerator) -> float:
+    """Return the most MiB used so far: of the accelerator, or of this process."""
+    if accelerator.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if sys.platform == "win32":
+        import psutil
+
+        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+    import resource
+
+    # Linux counts in kilobytes, macOS in bytes
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def planned(job: Job) -> dict[str, Any]:
+    """Return what would be trained, and the memory it takes besides activations."""
+    prepared = prepare(job)
+    plan = building.plan(job, prepared.task, prepared.model, prepared.loaded)
+    weights = sum(p.numel() * p.element_size() for p in prepared.model.parameters())
+    trained = plan.trainable + plan.head
+    # fp32 values, gradients, and the two moments of AdamW
+    return {
+        "sites": [
+            dict(zip(("method", "role", "sites", "trainable"), row, strict=True))
+            for row in plan.rows
+        ],
+        "parameters": counts(plan),
+        "rows": {split: len(rows) for split, rows in prepared.features.items()},
+        "longest_row": max(max(lengths_of(rows)) for rows in prepared.features.values()),
+        "memory_mb": {
+            "weights": round(weights / 2**20, 1),
+            "training": round(16 * trained / 2**20, 1),
+        },
+    }

@@ -1,0 +1,228 @@
+"""The sections of a recipe that training reads. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from peftcore import recipes
+from peftcore.config import Strict
+from peftcore.errors import PeftcoreError
+from peftcore.plugins import registry, resolve
+from peftcore.recipes import Document, Problems
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class DataSection(Strict):
+    """Where the rows come from."""
+
+    source: str = Field(
+        min_length=1,
+        description="A folder of train, validation and test files (.jsonl, .csv or .tsv), one file"
+        " with a `split` column, or a named source such as `samples/movie-sentiment`.",
+    )
+    files: dict[Split, str] = Field(
+        {}, description="File of a split, where it is not named after the split."
+    )
+    limits: dict[Split, int] = Field(
+        {}, description="At most this many rows of a split, drawn with `seed`, kept in order."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw for `limits`.")
+
+    @model_validator(mode="after")
+    def _limits_are_positive(self) -> "DataSection":
+        for split, limit in self.limits.items():
+            if limit < 1:
+                raise ValueError(f"limits.{split} is {limit}; at least one row is needed")
+        return self
+
+
+class TrainSection(Strict):
+    """How to train."""
+
+    epochs: int = Field(3, ge=1, le=100_000, description="Passes over the training rows.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimiser steps, within an epoch if need be."
+    )
+    batch_size: int = Field(32, ge=1, le=65_536, description="Rows of a forward pass.")
+    eval_batch_size: int | None = Field(
+        None, ge=1, le=65_536, description="Rows of a forward pass when scoring; as in training."
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=65_536, description="Forward passes for one optimiser step."
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="Peak rate of AdamW.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, le=100, description="Rate of `modules_to_save`; `learning_rate` if not given."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, le=10, description="Decay of AdamW; vectors (biases, norms) are left out."
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Moment decays of AdamW.")
+    epsilon: float = Field(1e-8, gt=0, le=1, description="Epsilon of AdamW.")
+    lr_scheduler: Literal["linear", "cosine", "constant", "cosine_with_restarts"] = Field(
+        "linear", description="How the rate falls after the warm-up."
+    )
+    restart_steps: int | None = Field(
+        None, ge=1, description="Optimiser steps between restarts of `cosine_with_restarts`."
+    )
+    min_lr_ratio: float = Field(
+        0.0, ge=0, le=1, description="Where the rate ends, as a part of the peak."
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="Part of all steps in which the rate rises from 0."
+    )
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, le=1e6, description="Clip the gradient's norm to this; null clips nothing."
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+        "no", description="Precision of the forward pass, through accelerate."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in backward: less memory, more time."
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="`auto` uses an accelerator.")
+    group_by_length: bool = Field(
+        True, description="Put rows of similar length into one batch, so that less is padded."
+    )
+    samples_per_epoch: int | None = Field(
+        None, ge=1, description="Rows of an epoch, drawn anew for each; all of them if not given."
+    )
+    num_workers: int = Field(0, ge=0, le=256, description="Processes that prepare batches.")
+    metric_for_best: str | None = Field(
+        None, description="Validation metric that chooses the best epoch; the task's own choice."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after this many epochs without a better score."
+    )
+    log_steps: int = Field(
+        10, ge=1, description="Steps between lines of the log and of metrics.jsonl."
+    )
+    save_steps: int | None = Field(
+        None, ge=1, description="Optimiser steps between saved states, besides every epoch's end."
+    )
+    trackers: tuple[str, ...] = Field(
+        (), description="Trackers of accelerate: `tensorboard`, `wandb`, `trackio`."
+    )
+
+    @model_validator(mode="after")
+    def _restarts_are_spaced(self) -> "TrainSection":
+        if (self.lr_scheduler == "cosine_with_restarts") != (self.restart_steps is not None):
+            raise ValueError("restart_steps goes with lr_scheduler: cosine_with_restarts")
+        return self
+
+
+class TrainRecipe(recipes.Recipe):
+    """A recipe that can be trained."""
+
+    model_config = {"extra": "forbid"}
+
+    task: dict[str, Any] = Field(description="`type` names the task; the rest is the task's own.")
+    data: DataSection = Field(description="Where the rows come from.")
+    train: TrainSection = Field(TrainSection(), description="How to train.")
+    output: str = Field("runs", min_length=1, description="Folder that run directories go into.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to train: a recipe with its task's configuration, both validated.
+
+    Attributes:
+        arm: name of the arm under ``compare``, or an empty string.
+        recipe: the recipe.
+        task: configuration of the task.
+    """
+
+    arm: str
+    recipe: TrainRecipe
+    task: Strict
+
+    @property
+    def task_type(self) -> str:
+        """Name of the task."""
+        return str(self.recipe.task["type"])
+
+    def resolved(self, **task: Any) -> dict[str, Any]:
+        """Return the recipe with every default spelled out; it can be trained again.
+
+        Args:
+            task: what the data said of the task, such as its labels.
+        """
+        data = self.recipe.model_dump(mode="json")
+        mine = {**self.task.model_dump(mode="json"), **task}
+        data["task"] = {"type": self.task_type, **mine}
+        return data
+
+
+def anchored(document: Document) -> Document:
+    """Write local paths in full, so that a run can be read from any folder."""
+    for section in ("backbone", "data"):
+        loc = (section, "source")
+        source = document.at(loc)
+        if isinstance(source, str) and source not in registry().sources and Path(source).exists():
+            place = document.origin(loc)
+            document = recipes.override(
+                document, recipes.dotted(loc), str(Path(source).resolve()), place
+            )
+    return document
+
+
+def load_jobs(path: str | Path, overrides: Sequence[str] = ()) -> list[Job]:
+    """Read a recipe and check every part of it that can be checked without its data.
+
+    Raises:
+        ConfigError: all problems at once, sorted by line.
+        UnknownName: one of them is a method, task or backbone that no plugin provides.
+    """
+    return jobs_of(recipes.read(path, overrides))
+
+
+def jobs_of(document: Document) -> list[Job]:
+    """Return what a document says to train; see :func:`load_jobs`."""
+    found = Problems()
+    jobs = []
+    for arm, part in recipes.arms(document, found):
+        recipe = recipes.checked(part, TrainRecipe, found)
+        recipes.check_methods(part, found)
+        _check_backbone(part, found)
+        task = _checked_task(part, found)
+        if recipe is not None and task is not None:
+            jobs.append(Job(arm, recipe, task))
+    found.raise_any()
+    return jobs
+
+
+def _check_backbone(document: Document, found: Problems) -> None:
+    name = document.at(("backbone", "name"))
+    if isinstance(name, str) and name != "structural":
+        _find("backbones", name, document, ("backbone", "name"), found)
+
+
+def _checked_task(document: Document, found: Problems) -> Strict | None:
+    section = document.at(("task",))
+    if not isinstance(section, dict):
+        return None
+    name = section.get("type")
+    if not isinstance(name, str):
+        known = ", ".join(sorted(registry().tasks))
+        found.add(document, ("task",), f"task has no type: name one of {known}.")
+        return None
+    spec = _find("tasks", name, document, ("task", "type"), found)
+    if spec is None:
+        return None
+    config: type[Strict] = resolve(spec.config)
+    return recipes.checked(document, config, found, loc=("task",), label=name, without=("type",))
+
+
+def _find(
+    kind: str, name: str, document: Document, loc: recipes.Loc, found: Problems
+) -> Any | None:
+    try:
+        return registry().find(kind, name)
+    except PeftcoreError as error:
+        found.add(document, loc, str(error), type(error))
+        return None

@@ -1,0 +1,146 @@
+"""What a task is: reader, head, loss and metrics. Plugins subclass :class:`Task`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from peftcore.backbones import Loaded
+from peftcore.config import Strict
+from peftcore.errors import ConfigError, nearest
+from peftcore_train.data import Row, read_split
+from peftcore_train.schema import DataSection, Split
+
+Features = dict[str, Any]
+Batch = dict[str, Any]
+
+
+class Task:
+    """One task with its configuration.
+
+    The order of calls: :meth:`read` for every split, :meth:`learn` with the training rows,
+    :meth:`check` for every split, :meth:`build`, :meth:`encode` for every row; then, for every
+    batch, :meth:`augment`, :meth:`collate`, and :meth:`loss` or :meth:`score`.
+
+    Attributes:
+        config: the validated ``task`` section.
+    """
+
+    #: ``head`` argument of :meth:`peftcore.Backbone.load`.
+    head: ClassVar[str] = "none"
+    #: Roles or path globs that are trained in full unless the recipe says otherwise.
+    modules_to_save: ClassVar[tuple[str, ...]] = ()
+    #: Names of the metrics, with whether greater is better.
+    metric_names: Mapping[str, bool] = {"loss": False}
+    #: Metric that chooses the best epoch unless the recipe names one.
+    default_metric: ClassVar[str] = "loss"
+
+    def __init__(self, config: Strict):
+        self.config: Any = config
+
+    def read(self, data: DataSection, split: Split) -> list[Row]:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: the data is missing, empty or damaged.
+        """
+        return read_split(data, split)
+
+    def learn(self, rows: Sequence[Row]) -> None:
+        """Take from the training rows what the task must know, such as its labels."""
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Check the rows of one split.
+
+        Raises:
+            DataError: a row does not fit the task.
+        """
+
+    def learned(self) -> dict[str, Any]:
+        """Return what was learned as values of the configuration, to be kept with the run."""
+        return {}
+
+    def load_options(self) -> dict[str, Any]:
+        """Return further arguments of :meth:`peftcore.Backbone.load`, such as ``num_labels``."""
+        return {}
+
+    def build(self, loaded: Loaded) -> nn.Module:
+        """Return the model to tune; by default the loaded backbone with its head."""
+        return loaded.model
+
+    def whole_modules(self, fresh: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what is trained in full, and what is stored with the adapter but not trained.
+
+        Args:
+            fresh: ``path:`` globs of modules that the checkpoint did not hold and that are
+                therefore random; each must be in one of the two.
+        """
+        return (*self.modules_to_save, *fresh), ()
+
+    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
+        """Turn a row into features; ``length`` among them lets similar rows share a batch.
+
+        Args:
+            row: the row.
+            loaded: the backbone, with its tokenizer.
+            labelled: the row has its answer; False when predicting.
+
+        Raises:
+            DataError: the row does not fit the model, such as a text that is too long.
+        """
+        raise NotImplementedError
+
+    def augment(self, features: Features, generator: torch.Generator) -> Features:
+        """Change the features of a row at random; called anew in every epoch of training.
+
+        When scoring it is called with a generator that depends on the row alone.
+        """
+        return features
+
+    def collate(self, rows: Sequence[Features]) -> Batch:
+        """Make one batch of tensors."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss to train on, a scalar."""
+        raise NotImplementedError
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return what :meth:`metrics` needs of a batch; the first axis of each is the row."""
+        raise NotImplementedError
+
+    def metrics(self) -> MetricCollection:
+        """Return fresh metrics; each is updated with the tensors of :meth:`score` by name."""
+        raise NotImplementedError
+
+    def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
+        """Return one JSON-serialisable object for each row of a batch.
+
+        Raises:
+            ConfigError: the task predicts nothing.
+        """
+        raise ConfigError(f"{type(self).__name__} has no predictions; evaluate it instead.")
+
+    def chosen_metric(self, name: str | None) -> tuple[str, bool]:
+        """Return the metric that chooses the best epoch, and whether greater is better.
+
+        Raises:
+            ConfigError: the task has no such metric.
+        """
+        name = name or self.default_metric
+        if name not in self.metric_names:
+            known = ", ".join(self.metric_names)
+            hint = nearest(name, self.metric_names)
+            raise ConfigError(
+                f"train.metric_for_best: {name!r} is not a metric of this task.{hint} Its metrics:"
+                f" {known}."
+            )
+        return name, self.metric_names[name]
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """Return the model inside what accelerate wrapped around it."""
+    module = getattr(model, "module", None)
+    return module if isinstance(module, nn.Module) else model

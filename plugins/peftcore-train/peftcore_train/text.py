@@ -1,0 +1,130 @@
+"""What the tasks on tokens share: length limits, encoding and padding."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from peftcore.backbones import Loaded
+from peftcore.config import Strict
+from peftcore.errors import ConfigError, DataError
+from peftcore_train.data import Row
+
+#: Model types whose positions start behind the padding index, so that fewer tokens fit.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "esm", "longformer", "data2vec-text")
+
+
+class TokenConfig(Strict):
+    """Fields of every task on tokens."""
+
+    max_length: int | None = Field(
+        None, ge=1, description="Most tokens of a row; what the model takes, if not given."
+    )
+    truncation: bool = Field(
+        False, description="Cut rows that are longer; without it a longer row is an error."
+    )
+    spaced: bool = Field(
+        False,
+        description="Put a blank between characters, for vocabularies of single residues.",
+    )
+
+
+def token_limit(model: nn.Module) -> int | None:
+    """Return how many tokens a model takes, or None where it sets no limit."""
+    config: Any = getattr(model, "config", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or getattr(config, "position_embedding_type", "absolute") == "rotary":
+        return None
+    if getattr(config, "model_type", "") in _OFFSET_POSITIONS:
+        limit -= (config.pad_token_id or 0) + 1
+    return int(limit)
+
+
+def tokenizer_of(loaded: Loaded) -> Any:
+    """Return the tokenizer of a backbone.
+
+    Raises:
+        ConfigError: it was loaded without one.
+    """
+    if loaded.tokenizer is None:
+        raise ConfigError(
+            f"backbone.source {loaded.source}: no tokenizer there. Save one beside the weights with"
+            " tokenizer.save_pretrained."
+        )
+    return loaded.tokenizer
+
+
+def most_tokens(max_length: int | None, loaded: Loaded) -> int | None:
+    """Return the most tokens of a row, by the recipe and the model.
+
+    Raises:
+        ConfigError: the recipe asks for more than the model takes.
+    """
+    limit = token_limit(loaded.model)
+    if max_length is None:
+        return limit
+    if limit is not None and max_length > limit:
+        raise ConfigError(f"task.max_length is {max_length}, but the model takes {limit} tokens.")
+    return max_length
+
+
+def encode_text(
+    config: TokenConfig, row: Row, columns: Sequence[str], loaded: Loaded
+) -> dict[str, list[int]]:
+    """Return the model's inputs for the texts of a row, special tokens included.
+
+    Raises:
+        DataError: the row is longer than the model takes, and may not be cut.
+    """
+    limit = most_tokens(config.max_length, loaded)
+    texts = [row.text(name) for name in columns]
+    if config.spaced:
+        texts = [" ".join("".join(text.split())) for text in texts]
+    arguments: dict[str, Any] = {"truncation": False}
+    if config.truncation and limit is not None:
+        arguments = {"truncation": True, "max_length": limit}
+    encoded = tokenizer_of(loaded)(*texts, verbose=False, **arguments)
+    check_length(len(encoded["input_ids"]), limit, row)
+    return dict(encoded)
+
+
+def check_length(length: int, limit: int | None, row: Row) -> None:
+    """Raise DataError where a row has more tokens than fit."""
+    if limit is not None and length > limit:
+        raise DataError(
+            f"{row.where}: {length} tokens, but only {limit} fit. Cut it with task.truncation:"
+            " true, or leave the row out."
+        )
+
+
+def padded(
+    rows: Sequence[Mapping[str, list[int]]], fill: Mapping[str, int], *, left: bool = False
+) -> dict[str, Tensor]:
+    """Return [B, L] tensors of the named lists, padded to the longest row.
+
+    Args:
+        rows: features of each row.
+        fill: name of each list to its padding value.
+        left: pad on the left, as generation needs.
+    """
+    out = {}
+    for name, value in fill.items():
+        longest = max(len(row[name]) for row in rows)
+        lists = []
+        for row in rows:
+            padding = [value] * (longest - len(row[name]))
+            lists.append([*padding, *row[name]] if left else [*row[name], *padding])
+        out[name] = torch.tensor(lists, dtype=torch.long)
+    return out
+
+
+def fills(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the padding value of each of the model's inputs that the rows hold."""
+    values = {
+        "input_ids": tokenizer.pad_token_id,
+        "attention_mask": 0,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
+    return {name: value for name, value in values.items() if name in rows[0]}

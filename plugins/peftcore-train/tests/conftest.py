@@ -1,0 +1,135 @@
+"""A small BERT with a vocabulary of its own, a small Llama, and data that they can learn."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+GOOD = ["fine", "lovely", "great", "bright"]
+BAD = ["dull", "awful", "weak", "boring"]
+PLAIN = ["the", "film", "was", "a", "story", "of", "two", "people", "and", "it"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    words = [*SPECIAL, *GOOD, *BAD, *PLAIN]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("llama")
+    words = ["<unk>", "<s>", "</s>", *GOOD, *BAD, *PLAIN]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def sentences(rows: int, seed: int) -> list[dict]:
+    chance = random.Random(seed)
+    out = []
+    for _ in range(rows):
+        good = chance.random() < 0.5
+        words = chance.choices(PLAIN, k=chance.randint(3, 9))
+        words.insert(chance.randrange(len(words)), chance.choice(GOOD if good else BAD))
+        out.append({"text": " ".join(words), "label": "good" if good else "bad"})
+    return out
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for seed, (split, rows) in enumerate((("train", 64), ("validation", 24), ("test", 24))):
+        write_rows(folder / f"{split}.jsonl", sentences(rows, seed))
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, bert, data):
+    """Return a function that writes a recipe with some sections changed, and gives its path."""
+
+    def write(name: str = "recipe.yaml", **changes) -> Path:
+        train = changes.pop("train", {})
+        content = {
+            "name": "toy",
+            "seed": 3,
+            "backbone": {"source": str(bert)},
+            "methods": [{"method": "lora", "rank": 2}],
+            "task": {"type": "sequence-classification"},
+            "data": {"source": str(data)},
+            "train": {
+                "epochs": 2,
+                "batch_size": 8,
+                "learning_rate": 0.01,
+                "device": "cpu",
+                **train,
+            },
+            "output": str(tmp_path / "runs"),
+            **changes,
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def peftcore():
+    """Return a function that runs the program in this process."""
+    from click.testing import CliRunner
+
+    from peftcore.cli import main
+
+    def run(*arguments, **options):
+        return CliRunner().invoke(main, [str(a) for a in arguments], **options)
+
+    return run

@@ -1,0 +1,328 @@
+"""Whole runs on a small BERT: what they write, and that they repeat themselves to the bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from peftcore import recipes
+from peftcore.adapter import Adapter
+from peftcore.errors import DeadPieceError
+
+# stops or kills its own process once a run has come to a step, as a user or a power cut would
+STOP_AT = """
+import os, sys
+from peftcore.cli import main
+from peftcore_train.loop import Loop
+step, number, place = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def wrap(name):
+    inner = getattr(Loop, name)
+    def outer(self, *a):
+        if name == "_keep" and self.position.step >= step:
+            os.kill(os.getpid(), number)
+        result = inner(self, *a)
+        if name == "_step" and self.position.step == step:
+            os.kill(os.getpid(), number)
+        return result
+    setattr(Loop, name, outer)
+wrap(place)
+main(sys.argv[4:])
+"""
+
+
+def run_of(done) -> Path:
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return Path(done.stderr.strip().splitlines()[-1].removeprefix("run directory: "))
+
+
+def results(folder: Path) -> dict:
+    found = json.loads((folder / "results.json").read_text())
+    for part in (found, *found.get("arms", {}).values()):
+        part.pop("time")
+    return found
+
+
+def stop(recipe: Path, step: int, number: int, place: str) -> tuple[int, Path]:
+    done = subprocess.run(
+        [sys.executable, "-c", STOP_AT, str(step), str(number), place, "train", str(recipe)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    (folder,) = (recipe.parent / "runs").iterdir()
+    return done.returncode, folder
+
+
+@pytest.fixture
+def whole(recipe, peftcore, tmp_path):
+    """Return the folder of an undisturbed run of the recipe that the tests below stop."""
+    path = recipe(train={"epochs": 2, "save_steps": 3, "log_steps": 1})
+    folder = run_of(peftcore("train", path))
+    kept = tmp_path / "undisturbed"
+    shutil.move(folder, kept)
+    return kept
+
+
+def test_a_run_directory_holds_all_that_is_promised(recipe, peftcore):
+    folder = run_of(peftcore("train", recipe()))
+    names = {p.name for p in folder.iterdir() if not p.name.startswith("state-")}
+    assert names == {
+        "config.yaml", "environment.json", "metrics.jsonl", "adapter", "results.json", "log.txt",
+    }  # fmt: skip
+    found = results(folder)
+    assert found["reloaded_equal"] is True
+    assert found["stopped_by"] == "epochs"
+    assert found["steps"] == 16
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["seed"] == 3
+    assert "peftcore-lora" in environment["plugins"]
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [x["epoch"] for x in lines if "validation_accuracy" in x] == [1, 2]
+    assert not [p for p in folder.rglob("*") if p.suffix in (".pt", ".pkl", ".bin")]
+
+
+LEARNS = {
+    "methods": [{"method": "lora", "rank": 8, "targets": ["embeddings", "all-linear"]}],
+    "train": {"epochs": 8, "learning_rate": 0.003},
+}
+
+
+def test_training_learns_the_toy_task(recipe, peftcore):
+    folder = run_of(peftcore("train", recipe(**LEARNS)))
+    assert results(folder)["test"]["accuracy"] > 0.8
+
+
+def test_two_runs_and_a_run_of_the_resolved_recipe_are_equal(recipe, peftcore):
+    first = run_of(peftcore("train", recipe()))
+    second = run_of(peftcore("train", recipe()))
+    third = run_of(peftcore("train", first / "config.yaml"))
+    assert first != second
+    assert results(first) == results(second) == results(third)
+    adapters = {(f / "adapter" / "adapter.safetensors").read_bytes() for f in (first, second)}
+    assert len(adapters) == 1
+
+
+def test_another_seed_gives_another_run(recipe, peftcore):
+    first = run_of(peftcore("train", recipe()))
+    second = run_of(peftcore("train", recipe(), "--set", "seed=4"))
+    assert results(first)["validation"] != results(second)["validation"]
+
+
+@pytest.mark.parametrize(
+    ("step", "place"),
+    [(2, "_step"), (5, "_step"), (8, "_keep"), (16, "_keep")],
+)
+def test_a_killed_run_goes_on_as_if_undisturbed(step, place, whole, recipe, peftcore):
+    path = recipe(train={"epochs": 2, "save_steps": 3, "log_steps": 1})
+    code, folder = stop(path, step, signal.SIGKILL, place)
+    assert code == -signal.SIGKILL
+    done = peftcore("train", "--resume", folder)
+    assert run_of(done) == folder
+    assert_same(whole, folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "place"), [(signal.SIGTERM, 5, "_step"), (signal.SIGINT, 11, "_keep")]
+)
+def test_a_signal_saves_first_and_exits_130(number, step, place, whole, recipe, peftcore):
+    path = recipe(train={"epochs": 2, "save_steps": 3, "log_steps": 1})
+    code, folder = stop(path, step, number, place)
+    assert code == 130
+    assert list(folder.glob("state-*"))
+    run_of(peftcore("train", "--resume", folder))
+    assert_same(whole, folder)
+
+
+def test_gradient_accumulation_resumes_between_steps(recipe, peftcore, tmp_path):
+    train = {"epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 3, "log_steps": 1}
+    folder = run_of(peftcore("train", recipe(train=train)))
+    kept = tmp_path / "undisturbed"
+    shutil.move(folder, kept)
+    code, folder = stop(recipe(train=train), 4, signal.SIGTERM, "_step")
+    assert code == 130
+    run_of(peftcore("train", "--resume", folder))
+    assert_same(kept, folder)
+    # 16 batches of an epoch: five steps of three, and one of the rest
+    assert results(kept)["steps"] == 12
+
+
+def assert_same(whole: Path, folder: Path) -> None:
+    assert results(whole) == results(folder)
+    for name in ("metrics.jsonl", "adapter/adapter.safetensors"):
+        assert (whole / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_finished_run_is_not_trained_again(recipe, peftcore):
+    folder = run_of(peftcore("train", recipe()))
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    done = peftcore("train", "--resume", folder, "--json", "-q")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["test"] == results(folder)["test"]
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_max_steps_ends_within_an_epoch_with_a_score(recipe, peftcore):
+    folder = run_of(peftcore("train", recipe(train={"max_steps": 3})))
+    found = results(folder)
+    assert (found["steps"], found["stopped_by"], found["best"]["step"]) == (3, "max_steps", 3)
+
+
+def test_early_stopping_keeps_the_best_epoch(recipe, peftcore):
+    # with a vanishing rate no epoch is better than the first
+    train = {"epochs": 9, "early_stopping_patience": 2, "learning_rate": 1e-12}
+    found = results(run_of(peftcore("train", recipe(train=train))))
+    assert found["stopped_by"] == "early_stopping"
+    assert found["best"]["epoch"] < 9
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_sentence(recipe, peftcore):
+    task = {"type": "sequence-classification", "class_weights": {"good": 1e39, "bad": 1.0}}
+    done = peftcore("train", recipe(task=task), "-q")
+    assert done.exit_code == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: the loss is nan at step 1 of epoch 1: lower")
+
+
+def test_arms_are_trained_one_after_another_and_end_in_one_table(recipe, peftcore, tmp_path):
+    path = recipe()
+    content = yaml.safe_load(path.read_text())
+    del content["methods"]
+    content["compare"] = {
+        "lora": {"methods": ["lora"], "set": {"train.epochs": 1}},
+        "frozen": [],
+    }
+    path.write_text(yaml.safe_dump(content))
+    done = peftcore("train", path)
+    folder = run_of(done)
+    rows = [line for line in done.stdout.splitlines() if "lora" in line or "frozen" in line]
+    assert len(rows) == 2
+    found = results(folder)["arms"]
+    assert found["frozen"]["parameters"]["trainable"] == 0
+    assert found["frozen"]["parameters"]["head"] > 0
+    assert (found["lora"]["steps"], found["frozen"]["steps"]) == (8, 16)
+
+    scores = peftcore("evaluate", folder, "--json")
+    assert scores.exit_code == 0, scores.output
+    shown = json.loads(scores.stdout)["arms"]
+    assert {name: found[name]["test"] for name in found} == shown
+
+    # an arm that was lost is trained again, the other one is read
+    shutil.rmtree(folder / "frozen")
+    (folder / "results.json").unlink()
+    run_of(peftcore("train", "--resume", folder))
+    assert results(folder)["arms"]["frozen"]["test"] == found["frozen"]["test"]
+
+
+def test_evaluate_repeats_the_results_to_the_last_digit(recipe, peftcore, tmp_path):
+    folder = run_of(peftcore("train", recipe()))
+    elsewhere = tmp_path / "shared"
+    shutil.copytree(folder / "adapter", elsewhere)
+    for place in (folder, elsewhere):
+        done = peftcore("evaluate", place, "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout) == {"split": "test", **results(folder)["test"]}
+
+
+def test_predict_gives_labels_with_probabilities(recipe, peftcore, tmp_path):
+    folder = run_of(peftcore("train", recipe(**LEARNS)))
+    text = '{"text": "the film was lovely"}\n{"text": "a dull story"}\n'
+    done = peftcore("predict", folder, "--input", "-", input=text)
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["label"] for line in lines] == ["good", "bad"]
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1)
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "in.jsonl").write_text(text)
+    done = peftcore("predict", folder, "--input", tmp_path / "in.jsonl", "--output", output)
+    assert [json.loads(line) for line in output.read_text().splitlines()] == lines
+
+
+def test_the_resolved_recipe_names_every_default(recipe, peftcore):
+    folder = run_of(peftcore("train", recipe()))
+    data = recipes.read(folder / "config.yaml").data
+    assert data["task"]["labels"] == ["bad", "good"]
+    assert data["train"]["warmup_ratio"] == 0.0
+    assert data["train"]["learning_rate"] == 0.01
+
+
+def test_dry_run_and_check_train_nothing(recipe, peftcore, tmp_path):
+    done = peftcore("train", recipe(), "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)[""]
+    assert plan["parameters"]["trainable"] == 2 * 2 * (2 * 2 * 32)
+    assert plan["longest_row"] > 4
+    done = peftcore("check", recipe(), "--json")
+    assert json.loads(done.stdout)["rows"] == {"": {"train": 64, "validation": 24, "test": 24}}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"mixed_precision": "bf16"},
+        {"gradient_checkpointing": True},
+        {"num_workers": 1},
+        {"head_learning_rate": 0.1, "weight_decay": 0.1, "max_grad_norm": None},
+    ],
+)
+def test_other_ways_to_train_end_well_too(train, recipe, peftcore):
+    found = results(run_of(peftcore("train", recipe(train={"epochs": 1, **train}))))
+    assert found["reloaded_equal"] is True
+
+
+def test_checkpointed_activations_and_workers_change_nothing(recipe, peftcore):
+    plain = results(run_of(peftcore("train", recipe())))
+    for train in ({"gradient_checkpointing": True}, {"num_workers": 1}):
+        assert results(run_of(peftcore("train", recipe(train=train)))) == plain
+
+
+@pytest.mark.parametrize("method", ["loreft", "bitfit"])
+def test_every_method_resumes_to_the_bit(method, recipe, peftcore, tmp_path):
+    train = {"epochs": 2, "log_steps": 1}
+    folder = run_of(peftcore("train", recipe(methods=[method], train=train)))
+    kept = tmp_path / "undisturbed"
+    shutil.move(folder, kept)
+    code, folder = stop(recipe(methods=[method], train=train), 9, signal.SIGTERM, "_step")
+    assert code == 130
+    run_of(peftcore("train", "--resume", folder))
+    assert_same(kept, folder)
+
+
+def test_the_first_backward_is_checked_for_dead_pieces(recipe, peftcore, monkeypatch):
+    def found_dead(adapter):
+        assert all(p.grad is not None for p in adapter.parameters())
+        raise DeadPieceError("x got no gradient.")
+
+    monkeypatch.setattr(Adapter, "check_alive", found_dead)
+    done = peftcore("train", recipe(), "-q")
+    assert (done.exit_code, done.stderr) == (1, "error: x got no gradient.\n")
+
+
+def test_two_processes_share_the_rows_and_write_one_run(recipe, data, tmp_path):
+    # an odd number of rows: one of the processes has a row less to score
+    rows = (data / "validation.jsonl").read_text().splitlines()[:23]
+    (data / "validation.jsonl").write_text("\n".join(rows))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", "-m", "peftcore", "train", str(recipe()), "--json", "-q"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert found["steps"] == 8  # half of those of one process
+    assert found["reloaded_equal"] is True
+    right = found["validation"]["accuracy"] * 23
+    assert right == pytest.approx(round(right), abs=1e-4)
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [x["epoch"] for x in lines if "validation_accuracy" in x] == [1, 2]
