@@ -1,0 +1,16 @@
+"""LoRA and rsLoRA: low-rank updates of linear, embedding and convolution layers."""
+
+from peftcore import MethodSpec, hookimpl
+
+
+@hookimpl
+def peftcore_register_methods() -> MethodSpec:
+    """Return the method ``lora``."""
+    return MethodSpec(
+        name="lora",
+        summary="Low-rank update B A of linear, embedding and convolution weights; mergeable.",
+        config="peftcore_lora.config:LoraConfig",
+        method="peftcore_lora.method:Lora",
+        paper="Hu et al. 2022, LoRA, https://arxiv.org/abs/2106.09685;"
+        " rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732",
+    )

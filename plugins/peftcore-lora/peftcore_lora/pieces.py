@@ -1,0 +1,200 @@
+"""The low-rank updates. Symbols are the paper's: A reads the input, B writes the output."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcore import Delta, LayerInfo
+from peftcore.pieces import trainable_dtype
+
+#: stride, padding, dilation, transposed, output padding, groups: what ``torch.convolution`` takes.
+Geometry = tuple[Any, Any, Any, bool, tuple[int, ...], int]
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+class LowRank(Delta):
+    """Update of a linear layer: s B A x, with A [r, in] and B [out, r] (Hu et al. 2022, eq. 3)."""
+
+    casts_itself = True
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float):
+        super().__init__()
+        self.scale = scale
+        self.dropout = dropout
+        self.lora_A = _empty(layer, rank, layer.in_features)
+        self.lora_B = _empty(layer, layer.out_features, rank)
+        if not self.lora_A.is_meta:  # initialising what has no values takes longest of all
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            nn.init.zeros_(self.lora_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [..., out], of activations [..., in]."""
+        down: Tensor = self.lora_A
+        up: Tensor = self.lora_B
+        if down.dtype != x.dtype:  # asking is cheaper than a cast that does nothing
+            down, up = down.to(x.dtype), up.to(x.dtype)
+        if self.dropout and self.training:
+            read = _dropped(x, down, self.dropout, None)
+        else:
+            read = F.linear(x, down)
+        # scaled where the tensor is smallest
+        return F.linear(read if self.scale == 1 else read * self.scale, up)
+
+    def weight_delta(self) -> Tensor:
+        """Return s B A, [out, in]."""
+        return (self.lora_B * self.scale) @ self.lora_A
+
+    @classmethod
+    def batched(  # type: ignore[override]
+        cls, pieces: Sequence["LowRank"], index: Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return one pair of batched products for rows with pieces of their own.
+
+        None where the ranks differ or dropout is at work.
+        """
+        first = pieces[0]
+        same = all(p.lora_A.shape == first.lora_A.shape for p in pieces)
+        if not same or any(p.dropout and p.training for p in pieces):
+            return None
+        # rows without a piece take the last of the bank, an update of zero
+        none = torch.zeros_like(first.lora_B)
+        downs = torch.stack([*(p.lora_A for p in pieces), first.lora_A])
+        ups = torch.stack([*(p.lora_B * p.scale for p in pieces), none])
+        which = torch.where(index < 0, len(pieces), index)
+
+        def serve(x: Tensor) -> Tensor:
+            down = downs.to(x.dtype).index_select(0, which)
+            up = ups.to(x.dtype).index_select(0, which)
+            x_BLi = x.reshape(len(x), -1, x.shape[-1])
+            y_BLo = torch.bmm(torch.bmm(x_BLi, down.mT), up.mT)
+            return y_BLo.view(*x.shape[:-1], -1)
+
+        return serve
+
+
+class LowRankEmbedding(Delta):
+    """Update of an embedding table: s B A[:, token], with A [r, rows] and B [width, r].
+
+    A starts at zero and B at random, as in the authors' loralib: a token that training never
+    shows keeps its vector.
+    """
+
+    casts_itself = True
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, padding_idx: int | None):
+        super().__init__()
+        self.scale = scale
+        self.padding_idx = padding_idx
+        self.lora_A = _empty(layer, rank, layer.in_features)
+        self.lora_B = _empty(layer, layer.out_features, rank)
+        nn.init.zeros_(self.lora_A)
+        nn.init.normal_(self.lora_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [..., width], of token numbers [...]."""
+        found = F.embedding(x, self.lora_A.T, self.padding_idx)
+        return F.linear(found * self.scale, self.lora_B)
+
+    def weight_delta(self) -> Tensor:
+        """Return s (B A) transposed, [rows, width]."""
+        return self.lora_A.T @ (self.lora_B * self.scale).T
+
+
+class LowRankConv(Delta):
+    """Update of a convolution: A is one of the same geometry to r channels, B one of kernel 1.
+
+    Of g groups, each has its own update of rank r / g, so that it remains a change of the weight.
+    """
+
+    casts_itself = True
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float, conv: Conv):
+        super().__init__()
+        self.scale = scale
+        self.dropout = dropout
+        self.weight_shape = layer.weight_shape
+        dims = len(layer.weight_shape) - 2
+        self.padding: list[int] | None = None
+        self.padding_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        padding = conv.padding
+        if isinstance(padding, str) or conv.padding_mode != "zeros":
+            self.padding = list(conv._reversed_padding_repeated_twice)
+            padding = (0,) * dims
+        zeros, ones, groups = (0,) * dims, (1,) * dims, conv.groups
+        self.geometry: Geometry = (conv.stride, padding, conv.dilation, False, zeros, groups)
+        self.pointwise: Geometry = (ones, zeros, ones, False, zeros, groups)
+        self.lora_A = _empty(layer, rank, *layer.weight_shape[1:])
+        self.lora_B = _empty(layer, layer.out_features, rank // groups, *ones)
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [B, out, ...], of activations [B, in, ...]."""
+        if self.padding is not None:
+            x = F.pad(x, self.padding, self.padding_mode)
+        down, up = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        if self.dropout and self.training:
+            read = _dropped(x, down, self.dropout, self.geometry)
+        else:
+            read = torch.convolution(x, down, None, *self.geometry)
+        return torch.convolution(read * self.scale, up, None, *self.pointwise)
+
+    def weight_delta(self) -> Tensor:
+        """Return s B A of each group, [out, in / groups, ...]."""
+        groups = self.geometry[-1]
+        down = self.lora_A.reshape(groups, len(self.lora_A) // groups, -1)
+        up = self.lora_B.reshape(groups, len(self.lora_B) // groups, -1) * self.scale
+        return torch.bmm(up, down).reshape(self.weight_shape)
+
+
+def _empty(layer: LayerInfo, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device))
+
+
+def _dropped(x: Tensor, weight: Tensor, dropout: float, geometry: Geometry | None) -> Tensor:
+    keep = 1 - dropout
+    if x.device.type == "cpu":  # where bernoulli_ takes twice as long
+        mask = torch.rand_like(x, dtype=torch.float32) < keep
+    else:
+        mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(keep)
+    read: Tensor = _Masked.apply(x, mask, weight, geometry)
+    return read / keep
+
+
+class _Masked(torch.autograd.Function):
+    """A projection of x * mask that keeps x itself and the mask, one byte a value, for backward.
+
+    Autograd would keep the product: a second copy of the input for each layer that reads it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor, weight: Tensor, geometry: Geometry | None) -> Tensor:
+        if geometry is None:
+            return F.linear(x * mask, weight)
+        return torch.convolution(x * mask, weight, None, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.geometry = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        x, mask, weight = ctx.saved_tensors
+        # under autocast the projection ran in the dtype of its gradient
+        mask, to = mask.to(grad.dtype), weight.to(grad.dtype)
+        kept = x.to(grad.dtype) * mask
+        if ctx.geometry is None:
+            by_x = grad @ to
+            by_weight = grad.reshape(-1, len(to)).T @ kept.reshape(-1, kept.shape[-1])
+        else:
+            by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+                grad, kept, to, None, *ctx.geometry, [True, True, False]
+            )
+        return (by_x * mask).to(x.dtype), None, by_weight.to(weight.dtype), None
