@@ -1,0 +1,112 @@
+"""What a recipe can say about bottleneck adapters; one class for each published setting."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from peftcore.config import MethodConfig, PerRole, Targets
+
+Bottleneck = Annotated[
+    PerRole[Annotated[int, Field(ge=1)]],
+    Field(description="Inner width of the adapter. May be given per role."),
+]
+ActFn = Annotated[
+    Literal["relu", "gelu", "silu", "tanh"], Field(description="Activation at the inner width.")
+]
+Scale = Annotated[float, Field(gt=0, description="Factor s of what the adapter adds.")]
+LearnScale = Annotated[bool, Field(description="Train s; it starts at `scale`.")]
+Bias = Annotated[bool, Field(description="Whether both projections have a bias, zero at first.")]
+Init = Annotated[
+    Literal["bert", "houlsby", "mam"],
+    Field(
+        description="Start of the weights: `bert` N(0, 0.02²); `houlsby` N(0, 0.01²) truncated at"
+        " two deviations; `mam` down Kaiming-uniform, up zero, so that the model starts as it was."
+    ),
+]
+Dropout = Annotated[
+    float, Field(ge=0, lt=1, description="Dropout on the adapter's input, in training.")
+]
+Placement = Annotated[
+    PerRole[Literal["before", "after", "parallel"]],
+    Field(
+        description="`before`: f(x + A(x)); `after`: z + A(z), z = f(x); `parallel`: f(x) + A(x)."
+        " May be given per role."
+    ),
+]
+Where = Annotated[Targets, Field(description="Layers or modules f that get an adapter.")]
+Ends = Annotated[
+    Targets,
+    Field(
+        description="Two layers of each block: the adapter reads what enters the first"
+        " and adds to what leaves the second."
+    ),
+]
+
+
+class _Shape(MethodConfig):
+    """The bottleneck itself."""
+
+    bottleneck: Bottleneck = 256
+    act_fn: ActFn = "tanh"
+    scale: Scale = 1.0
+    learn_scale: LearnScale = False
+    bias: Bias = False
+    init: Init = "bert"
+    dropout: Dropout = 0.0
+
+
+class AdapterConfig(_Shape):
+    """Series adapter, as LLM-Adapters has it: after the last linear of the feed-forward part."""
+
+    placement: Placement = "after"
+    targets: Where = Targets.model_validate(["mlp.down"])
+
+
+class ParallelAdapterConfig(_Shape):
+    """Parallel adapter, as LLM-Adapters has it: beside single linears."""
+
+    placement: Placement = "parallel"
+    targets: Where = Targets.model_validate(["mlp.up", "mlp.down"])
+
+
+class HoulsbyConfig(_Shape):
+    """Houlsby's: after attention and after the feed-forward part, before each residual sum."""
+
+    bottleneck: Bottleneck = 64
+    act_fn: ActFn = "gelu"
+    bias: Bias = True
+    init: Init = "houlsby"
+    placement: Placement = "after"
+    targets: Where = Targets.model_validate(["attention.output", "mlp.down"])
+    train_norms: bool = Field(
+        True, description="Train the norms too, those of the chosen `layers` of `targets`."
+    )
+
+
+class PfeifferConfig(_Shape):
+    """Pfeiffer's: one adapter a block, after the feed-forward part."""
+
+    bottleneck: Bottleneck = 48
+    act_fn: ActFn = "relu"
+    bias: Bias = True
+    placement: Placement = "after"
+    targets: Where = Targets.model_validate(["mlp.down"])
+
+
+class HeParallelConfig(_Shape):
+    """The scaled parallel adapter of He et al., beside the whole feed-forward part."""
+
+    bottleneck: Bottleneck = 512
+    act_fn: ActFn = "relu"
+    scale: Scale = 4.0
+    bias: Bias = True
+    init: Init = "mam"
+    targets: Ends = Targets.model_validate(["mlp.up", "mlp.down"])
+
+
+class AdaptformerConfig(HeParallelConfig):
+    """AdaptFormer: the same place, narrower and weaker."""
+
+    bottleneck: Bottleneck = 64
+    scale: Scale = 0.1
+    dropout: Dropout = 0.1

@@ -1,0 +1,231 @@
+"""Formulas, published counts, the pair around a feed-forward part, what is refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import peftcore
+from peftcore.errors import ConfigError, TargetError
+from peftcore.plugins import registry
+from peftcore.testing import Toy
+
+WIDTH, INNER = 16, 32  # the toy's
+ACTS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "silu": nn.SiLU(), "tanh": nn.Tanh()}
+needs_llama = pytest.mark.skipif(
+    "llama" not in registry().backbones, reason="no backbone plugin for LLaMA is installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def tokens() -> dict[str, Tensor]:
+    return {"input_ids": torch.randint(0, 24, (2, 5)), "attention_mask": torch.ones(2, 5)}
+
+
+def moved(model: nn.Module, method: str, **config) -> peftcore.Adapter:
+    adapter = peftcore.attach(model, method, **config)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return adapter
+
+
+def naive(piece: nn.Module, x: Tensor, act: str, scale: float) -> Tensor:
+    inner = piece.bottleneck
+    hidden = torch.einsum("mi,...i->...m", inner.down.weight, x)
+    hidden = ACTS[act](hidden if inner.down.bias is None else hidden + inner.down.bias)
+    out = torch.einsum("om,...m->...o", inner.up.weight, hidden)
+    return scale * (out if inner.up.bias is None else out + inner.up.bias)
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("placement", ["before", "after", "parallel"])
+def test_each_placement_is_its_formula(placement: str, bias: bool, act: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    base, x = copy.deepcopy(model[0]), torch.randn(2, 3, 6)
+    config = {"placement": placement, "act_fn": act, "bias": bias, "bottleneck": 4, "scale": 0.7}
+    adapter = moved(model, "adapter", targets=["linear"], **config)
+    piece = adapter.placed[0].piece
+    if placement == "before":
+        expected = base(x + naive(piece, x, act, 0.7))
+    elif placement == "after":
+        expected = base(x) + naive(piece, base(x), act, 0.7)
+    else:
+        expected = base(x) + naive(piece, x, act, 0.7)
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("method", ["he_parallel", "adaptformer"])
+def test_the_whole_feed_forward_part_is_one_base(method: str) -> None:
+    model = Toy().eval()
+    batch, seen = tokens(), {}
+    block = model.blocks[1]
+    block.up.register_forward_hook(lambda _, args, out: seen.update(x=args[0]))
+    block.down.register_forward_hook(lambda _, args, out: seen.update(inner=args[0], out=out))
+    adapter = moved(model, method, bottleneck=4)
+    model(**batch)
+    piece = next(p.piece for p in adapter.placed if p.site.path == "blocks.1.up")
+    scale = 4.0 if method == "he_parallel" else 0.1
+    base = nn.functional.linear(seen["inner"], block.down.weight, block.down.bias)
+    torch.testing.assert_close(seen["out"], base + naive(piece, seen["x"], "relu", scale))
+    assert adapter.plan.trainable == 2 * (2 * WIDTH * 4 + 4 + WIDTH)
+
+
+class Part(nn.Module):
+    """A pre-norm feed-forward part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+class Stack(nn.Module):
+    """Parts whose activations are computed again in backward, where that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Part() for _ in range(3))
+
+    def forward(self, x: Tensor, **options: bool) -> Tensor:
+        for layer in self.layers.children():
+            x = checkpoint(layer, x, **options) if options else layer(x)
+        return x
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointed_parts_have_the_same_gradients(use_reentrant: bool) -> None:
+    model, x = Stack(), torch.randn(2, 6, requires_grad=True)
+    ends = ["path:layers.*.up", "path:layers.*.down"]
+    adapter = moved(model, "he_parallel", bottleneck=3, targets=ends)
+    out = model(x)
+    expected = torch.autograd.grad(out.square().sum(), adapter.parameters())
+    model(x, use_reentrant=use_reentrant).square().sum().backward()
+    for parameter, grad in zip(adapter.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+    # what a recomputation left behind is neither copied nor used
+    assert torch.equal(copy.deepcopy(model)(x), out)
+    assert torch.equal(model(x), out)
+
+
+def test_a_part_is_kept_apart_from_that_of_another_adapter() -> None:
+    model, batch = Toy().eval(), tokens()
+    single = {}
+    for name in "ab":
+        moved(model, "he_parallel", bottleneck=4, name=name)
+        single[name] = model(**batch).logits
+    with peftcore.route(model, ["b", "a"]):
+        mixed = model(**batch).logits
+    torch.testing.assert_close(mixed[0], single["b"][0])
+    torch.testing.assert_close(mixed[1], single["a"][1])
+
+
+@needs_llama
+@pytest.mark.parametrize(
+    ("method", "config", "count"),
+    [
+        ("adapter", {}, 67_108_864),
+        ("parallel_adapter", {}, 247_463_936),
+        ("adapter", {"placement": "before", "targets": ["mlp.gate", "mlp.up"]}, 134_217_728),
+        ("he_parallel", {}, 32 * (2 * 4096 * 512 + 512 + 4096)),
+    ],
+)
+def test_llama_7b_has_the_published_counts(method: str, config: dict, count: int) -> None:
+    from peftcore.backbones import build_on_meta
+
+    plan = peftcore.plan(build_on_meta("llama-7b", head="causal-lm"), method, **config)
+    assert plan.trainable == count
+    shares = {67_108_864: 0.9861, 247_463_936: 3.5423}
+    if count in shares:
+        assert round(plan.percent("of_total"), 4) == shares[count]
+
+
+def test_the_counts_of_the_cell_type_study_are_a_width_of_24() -> None:
+    model = nn.ModuleList(nn.Sequential(nn.Linear(200, 800), nn.Linear(800, 200)) for _ in range(6))
+    plan = peftcore.plan(model, "pfeiffer", bottleneck=24, targets=["path:*.1"])
+    assert plan.trainable == 58_944
+
+
+def test_houlsby_trains_two_adapters_and_the_norms_of_each_block() -> None:
+    plan = peftcore.plan(Toy(), "houlsby", bottleneck=4)
+    bottleneck = 2 * WIDTH * 4 + 4 + WIDTH
+    assert plan.trainable == 2 * (2 * bottleneck + 2 * 2 * WIDTH)
+    last = {"roles": ["mlp.down"], "layers": "last 1"}
+    plan = peftcore.plan(Toy(), "houlsby", bottleneck=4, targets=last)
+    assert [s.info.path for s in plan.selected] == ["blocks.1.norm1"] * 2 + ["blocks.1.norm2"] * 2
+    assert not peftcore.plan(Toy(), "houlsby", train_norms=False).selected
+
+
+@pytest.mark.parametrize(
+    ("init", "down", "up"), [("bert", 0.02, 0.02), ("houlsby", 0.0088, 0.0088), ("mam", 0.0361, 0)]
+)
+def test_the_start_has_the_published_spread(init: str, down: float, up: float) -> None:
+    model = nn.Sequential(nn.Linear(256, 256))
+    adapter = peftcore.attach(model, "adapter", init=init, bottleneck=256, targets=["linear"])
+    inner = adapter.placed[0].piece.bottleneck
+    assert inner.down.weight.std().item() == pytest.approx(down, rel=0.05)
+    assert inner.up.weight.std().item() == pytest.approx(up, rel=0.05)
+    if init == "houlsby":
+        assert inner.down.weight.abs().max() <= 0.02
+
+
+def test_on_a_bf16_base_the_adapter_computes_in_fp32() -> None:
+    model = nn.Sequential(nn.Linear(6, 5)).bfloat16()
+    base, x = copy.deepcopy(model[0]), torch.randn(3, 6).bfloat16()
+    adapter = moved(model, "adapter", targets=["linear"], bottleneck=4)
+    added = naive(adapter.placed[0].piece, base(x).float(), "tanh", 1.0)
+    torch.testing.assert_close(model(x), base(x) + added.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "message"),
+    [
+        ("adapter", {"bottleneck": 0}, r"bottleneck: .*greater than or equal to 1"),
+        ("adapter", {"botleneck": 8}, "Did you mean bottleneck"),
+        ("adapter", {"scale": 0}, "scale: "),
+        ("adapter", {"dropout": 1.0}, "dropout: "),
+        ("adapter", {"placement": "beside"}, "placement: "),
+        ("adapter", {"placement": "before", "targets": ["embeddings"]}, "takes token numbers"),
+        ("adapter", {"targets": {"roles": ["mlp.down"], "layers": [2]}}, "names block 2"),
+        ("he_parallel", {"targets": ["mlp.up"]}, "block 0 has only one"),
+        ("he_parallel", {"targets": ["attention.query", "mlp.up"]}, "blocks.0.up .* is no end"),
+        ("he_parallel", {"targets": ["all-linear"]}, "blocks.0.attention.value .* is no end"),
+        ("he_parallel", {"targets": ["block"]}, "is no whole linear layer"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_changes(
+    method: str, config: dict, message: str
+) -> None:
+    model = Toy()
+    keys = list(model.state_dict())
+    with pytest.raises(ConfigError, match=message):
+        peftcore.attach(model, method, **config)
+    assert list(model.state_dict()) == keys
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_convolutions_and_models_without_norms_are_refused() -> None:
+    with pytest.raises(TargetError, match="is a conv2d"):
+        peftcore.attach(nn.Sequential(nn.Conv2d(3, 8, 3)), "adapter", targets=["conv"])
+    with pytest.raises(TargetError, match="no norm to train"):
+        peftcore.attach(nn.Sequential(nn.Linear(3, 3)), "houlsby", targets=["linear"])
+
+
+@needs_llama
+def test_only_a_parallel_adapter_can_stand_at_a_slice() -> None:
+    from peftcore.backbones import backbone_named
+
+    model = backbone_named("gpt2").tiny()
+    assert peftcore.plan(model, "parallel_adapter", targets=["attention.query"]).placed
+    for placement in ("before", "after"):
+        with pytest.raises(TargetError, match="slice of a fused layer"):
+            peftcore.plan(model, "adapter", targets=["attention.query"], placement=placement)

@@ -1,0 +1,137 @@
+"""The decomposed weight; magnitude m and V = W + s B A as in the paper, gain g = m / ||V||."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcore import Reparam, Site
+from peftcore.pieces import trainable_dtype
+
+#: Rows of a low-precision weight that are cast at once, so that no second whole weight is made.
+_ROWS = 1024
+
+
+class Decomposed(Reparam):
+    """W' = g V by rows, with the norm held constant in backward (Liu et al. 2024, eq. 5 and 11).
+
+    Without an update (rank 0) V is W and the magnitude alone is trained.
+    """
+
+    def __init__(self, site: Site, rank: int, scale: float, dropout: float):
+        super().__init__()
+        layer = site.layer
+        self.scale = scale
+        self.dropout = dropout
+        dtype = trainable_dtype(layer.dtype)
+        made: dict[str, Any] = {"dtype": dtype, "device": layer.device}
+        self.magnitude = nn.Parameter(torch.empty(layer.out_features, **made))
+        self.lora_A: nn.Parameter | None = None
+        self.lora_B: nn.Parameter | None = None
+        if rank:
+            self.lora_A = nn.Parameter(torch.empty(rank, layer.in_features, **made))
+            self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank, **made))
+        if layer.device.type != "meta":
+            if self.lora_A is not None:
+                nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            with torch.no_grad():
+                self.magnitude.copy_(_norms(site.weight()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the new weight, [out, in]."""
+        if self.lora_A is not None and self.lora_B is not None:
+            weight = weight + (self.lora_B * self.scale) @ self.lora_A
+        norm = _norms(weight.detach())
+        return (self.magnitude / _above_zero(norm))[:, None] * weight
+
+    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+        """Return the gain, [out], without making V."""
+        with torch.no_grad(), torch.autocast(self.magnitude.device.type, enabled=False):
+            norm = self._norm(weight())
+        return self.magnitude / norm
+
+    def _norm(self, weight: Tensor) -> Tensor:
+        """Return ||V|| by rows: ||W||² + 2s (W Aᵀ) ∘ B + s² (B A Aᵀ) ∘ B, summed over the rank."""
+        norm = _norms(weight)
+        if self.lora_A is None or self.lora_B is None:
+            return _above_zero(norm)
+        down, up = self.lora_A.to(norm.dtype), self.lora_B.to(norm.dtype) * self.scale
+        cross = torch.cat([part.to(down.dtype) @ down.T for part in weight.split(_ROWS)])
+        square = norm.square() + ((2 * cross + up @ (down @ down.T)) * up).sum(1)
+        return _above_zero(square.clamp_min(0).sqrt())
+
+    def through(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """Return g (W x + s B A x) + b, [..., out], for x [..., in].
+
+        With dropout D it is W x + b + (g - 1) W D(x) + g s B A D(x), as in the authors' code.
+        """
+        if not (self.dropout and self.training):
+            return _scaled(self._with_update(call(x), x), prepared, bias)
+        dropped = F.dropout(x, self.dropout)
+        again = call(dropped)
+        kept = again if bias is None else again - bias
+        return call(x) - kept + prepared.to(kept.dtype) * self._with_update(kept, dropped)
+
+    def _with_update(self, out: Tensor, x: Tensor) -> Tensor:
+        if self.lora_A is None or self.lora_B is None:
+            return out
+        read = F.linear(x, self.lora_A.to(x.dtype))
+        return out + F.linear(
+            read if self.scale == 1 else read * self.scale, self.lora_B.to(x.dtype)
+        )
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """Return the norms of the rows, [out], at least in fp32."""
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=trainable_dtype(weight.dtype))
+    return norms
+
+
+def _above_zero(norm: Tensor) -> Tensor:
+    """Return norms by which can be divided; a row of zeros, whose magnitude is 0, stays zero."""
+    return norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+
+def _scaled(v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    if v.dtype != gain.dtype:
+        gain = gain.to(v.dtype)
+    if bias is not None and bias.dtype != v.dtype:
+        bias = bias.to(v.dtype)
+    if torch.is_grad_enabled():
+        scaled: Tensor = _Scaled.apply(v, gain, bias)  # type: ignore[no-untyped-call]
+        return scaled
+    return v * gain if bias is None else torch.lerp(bias, v, gain)
+
+
+class _Scaled(torch.autograd.Function):
+    """b + g (v - b), that keeps its output for backward, which most models keep anyway.
+
+    Autograd would keep v: one more tensor the size of the output for each layer.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        return v * gain if bias is None else torch.lerp(bias, v, gain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, gain, bias = inputs
+        ctx.save_for_backward(output, gain, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        out, gain, bias = ctx.saved_tensors
+        leading = tuple(range(grad.dim() - 1))
+        product = (out if bias is None else out - bias) * grad
+        by_gain = product.sum(leading) / torch.where(gain == 0, torch.inf, gain)
+        by_bias = None
+        if bias is not None and ctx.needs_input_grad[2]:
+            by_bias = ((1 - gain) * grad).sum(leading)
+        return grad * gain, by_gain, by_bias

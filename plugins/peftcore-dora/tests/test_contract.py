@@ -1,0 +1,19 @@
+"""What every method must do."""
+
+from peftcore.testing import MethodContract
+
+
+class TestDora(MethodContract):
+    method = "dora"
+    config = {"alpha": 4}
+    merge_tolerance = 1e-5
+
+
+class TestWithDropoutEverywhere(MethodContract):
+    method = "dora"
+    config = {"rank": {"default": 4, "mlp.*": 2}, "dropout": 0.2, "targets": ["all-linear"]}
+
+
+class TestMagnitudeBeside(MethodContract):
+    method = "dora"
+    config = {"magnitude_only": ["mlp.*"]}

@@ -1,0 +1,23 @@
+"""What a recipe can say about FourierFT."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from peftcore.config import MethodConfig, PerRole, Targets
+
+
+class FourierFtConfig(MethodConfig):
+    """Configuration of FourierFT; `n_frequency` may be given per role."""
+
+    n_frequency: PerRole[Annotated[int, Field(ge=1)]] = Field(
+        64, description="Number n of learned coefficients; at most the values of the weight."
+    )
+    scaling: float = Field(150.0, gt=0, description="Strength (alpha) of the update.")
+    random_loc_seed: int = Field(
+        777, ge=0, description="Seed of the frequencies; they are made from it, never stored."
+    )
+    targets: Targets = Field(
+        Targets.model_validate(["attention.query", "attention.value"]),
+        description="Linear layers to update.",
+    )

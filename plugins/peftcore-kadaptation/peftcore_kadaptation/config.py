@@ -1,0 +1,72 @@
+"""What a recipe can say about KAdaptation and Compacter."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from peftcore.config import MethodConfig, Targets
+
+
+class KadaptationConfig(MethodConfig):
+    """Configuration of KAdaptation."""
+
+    phm_dim: int = Field(
+        32,
+        ge=1,
+        description="n: number of Kronecker products and size of the shared factors; divides the"
+        " widths of the targeted layers.",
+    )
+    scale: float = Field(160.0, gt=0, description="Factor s of the update; the release has 160.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout on the update matrix itself, in training; the release has 0.5.",
+    )
+    bias: bool = Field(
+        True, description="Train a bias too, one for all targeted layers of a block of one width."
+    )
+    init: Literal["paper", "released"] = Field(
+        "paper",
+        description="`paper`: u Glorot-uniform, v zero; `released`: both zero as in the authors'"
+        " code, where nothing but the bias then ever trains.",
+    )
+    targets: Targets = Field(
+        Targets.model_validate(["attention.query", "attention.value"]),
+        description="Linear layers to update.",
+    )
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> Self:
+        if self.init == "released" and not self.bias:
+            raise ValueError("with init: released only the bias trains; write bias: true")
+        return self
+
+
+class CompacterConfig(MethodConfig):
+    """Configuration of Compacter."""
+
+    bottleneck: int = Field(64, ge=1, description="Inner width of the adapter; n divides it.")
+    phm_dim: int = Field(
+        4, ge=1, description="n: number of Kronecker products, and size of the shared factors."
+    )
+    act_fn: Literal["relu", "gelu", "silu", "tanh"] = Field(
+        "relu", description="Activation at the inner width."
+    )
+    layer_norm: bool = Field(
+        True, description="Normalise the adapter's input, as KAdaptation's code."
+    )
+    train_rule: bool = Field(
+        True, description="Train the shared factors; in KAdaptation's code they stay as drawn."
+    )
+    targets: Targets = Field(
+        Targets.model_validate(["mlp.down"]), description="Layers after which an adapter is put."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.bottleneck % self.phm_dim:
+            raise ValueError(
+                f"bottleneck {self.bottleneck} is no multiple of phm_dim {self.phm_dim}"
+            )
+        return self

@@ -1,0 +1,127 @@
+"""The updates. Names of the tensors are those of LyCORIS and of Hugging Face PEFT."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcore import Delta, LayerInfo
+from peftcore.pieces import trainable_dtype
+
+
+class _Update(Delta):
+    """A change of a linear layer that can drop some of its outputs in training."""
+
+    casts_itself = True
+
+    def __init__(self, layer: LayerInfo, scale: float, rank_dropout: float):
+        super().__init__()
+        self.layer_sizes = (layer.out_features, layer.in_features)
+        self.scale = scale
+        self.rank_dropout = rank_dropout
+        self._made: dict[str, Any] = {
+            "dtype": trainable_dtype(layer.dtype),
+            "device": layer.device,
+        }
+
+    def _new(self, rows: int, columns: int, *, zero: bool = False) -> nn.Parameter:
+        tensor = torch.zeros(rows, columns, **self._made)
+        if not zero and not tensor.is_meta:
+            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
+        return nn.Parameter(tensor)
+
+    def _dropped(self, out: Tensor) -> Tensor:
+        """Drop outputs for the whole batch, and scale the others so that the mean stays."""
+        if not (self.rank_dropout and self.training):
+            return out
+        keep = (torch.rand(out.shape[-1], device=out.device) > self.rank_dropout).to(out.dtype)
+        return out * (keep / keep.mean().clamp_min(1 / len(keep)))
+
+
+class Hadamard(_Update):
+    """Update s (B₁ A₁) ⊙ (B₂ A₂) of a linear layer (Hyeon-Woo et al. 2022, proposition 1)."""
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, rank_dropout: float):
+        super().__init__(layer, scale, rank_dropout)
+        out, in_ = self.layer_sizes
+        self.hada_w1_a = self._new(out, rank)
+        self.hada_w1_b = self._new(rank, in_)
+        self.hada_w2_a = self._new(out, rank)
+        self.hada_w2_b = self._new(rank, in_, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [..., out], of activations [..., in]."""
+        rank = self.hada_w1_b.shape[0]
+        if 2 * rank * rank > min(self.layer_sizes):
+            return self._dropped(F.linear(x, self.weight_delta().to(x.dtype)))
+        # the product has rank r²: its factors are products of columns and of rows, so that
+        # nothing of the size of the weight is made or kept for backward
+        down = (self.hada_w1_b[:, None] * self.hada_w2_b).flatten(0, 1)
+        up = (self.hada_w1_a[:, :, None] * self.hada_w2_a[:, None]).flatten(1)
+        read = F.linear(x, down.to(x.dtype)) * self.scale
+        return self._dropped(F.linear(read, up.to(x.dtype)))
+
+    def weight_delta(self) -> Tensor:
+        """Return the update, [out, in]."""
+        first = (self.hada_w1_a * self.scale) @ self.hada_w1_b
+        return first * (self.hada_w2_a @ self.hada_w2_b)
+
+
+class Kronecker(_Update):
+    """Update s C ⊗ D of a linear layer, D (and C) of low rank where that saves values.
+
+    C is [a, c] and D [b, d] for a weight of [a b, c d] (Yeh et al. 2024, section 3.3).
+    """
+
+    def __init__(
+        self, layer: LayerInfo, rank: int, scale: float, rank_dropout: float, factor: int | None,
+        both: bool,
+    ):  # fmt: skip
+        super().__init__(layer, scale, rank_dropout)
+        (a, b), (c, d) = (split(size, factor) for size in self.layer_sizes)
+        if both and rank < max(a, c) / 2:
+            self.lokr_w1_a = self._new(a, rank, zero=True)
+            self.lokr_w1_b = self._new(rank, c)
+        else:
+            self.lokr_w1 = self._new(a, c, zero=True)
+        if rank < max(b, d) / 2:
+            self.lokr_w2_a = self._new(b, rank)
+            self.lokr_w2_b = self._new(rank, d)
+        else:
+            self.lokr_w2 = self._new(b, d)
+
+    def _factor(self, name: str) -> Tensor:
+        own = self._parameters
+        whole = own.get(f"lokr_{name}")
+        if whole is not None:
+            return whole
+        return own[f"lokr_{name}_a"] @ own[f"lokr_{name}_b"]  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [..., out], of activations [..., in]."""
+        # (C ⊗ D) x = C X Dᵀ with X the [c, d] matrix of x: the weight's size never appears
+        first, second = self._factor("w1").to(x.dtype), self._factor("w2").to(x.dtype)
+        parts = F.linear(x.unflatten(-1, (-1, second.shape[1])), second)
+        return self._dropped((first * self.scale @ parts).flatten(-2))
+
+    def weight_delta(self) -> Tensor:
+        """Return the update, [out, in]."""
+        return torch.kron(self._factor("w1") * self.scale, self._factor("w2"))
+
+
+def split(size: int, largest: int | None) -> tuple[int, int]:
+    """Return two factors of a size, the smaller one first and at most ``largest``.
+
+    A ``largest`` that divides the size is the first factor itself, as in LyCORIS.
+
+    Example:
+        >>> split(128, None), split(128, 4), split(127, None), split(250, 12)
+        ((8, 16), (4, 32), (1, 127), (10, 25))
+    """
+    if largest is not None and size % largest == 0:
+        return largest, size // largest
+    most = min(math.isqrt(size), largest or size)
+    first = next(n for n in range(most, 0, -1) if size % n == 0)
+    return first, size // first

@@ -1,0 +1,28 @@
+"""What every method must do."""
+
+from peftcore.testing import MethodContract
+
+
+class TestLoHa(MethodContract):
+    method = "loha"
+    config = {"alpha": 16}
+
+
+class TestLoHaEverywhere(MethodContract):
+    method = "loha"
+    config = {"rank": {"default": 2, "mlp.*": 4}, "rank_dropout": 0.2, "targets": ["all-linear"]}
+
+
+class TestLoKr(MethodContract):
+    method = "lokr"
+
+
+class TestLoKrInTwo(MethodContract):
+    method = "lokr"
+    config = {
+        "rank": 1,
+        "alpha": 4,
+        "decompose_both": True,
+        "rank_dropout": 0.2,
+        "targets": ["all-linear"],
+    }
