@@ -1,0 +1,196 @@
+"""Reparametrisations: of weight and bias, and the way through the call that makes no weight."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcore import LayerInfo, Reparam, Site
+from peftcore.backbones import Structural
+from peftcore.context import ContextHolder
+from peftcore.merging import _fold, _undo
+from peftcore.programs import Placed, Program
+from peftcore.sites import survey
+
+
+class Plain(Reparam):
+    """W' = w ⊙ W R, b' = w ⊙ b, by making the weight."""
+
+    def __init__(self, out: int, width: int):
+        super().__init__()
+        self.gain = nn.Parameter(1 + 0.3 * torch.randn(out))
+        self.mix = nn.Parameter(0.3 * torch.randn(width, width))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.gain[:, None] * weight @ self.mix
+
+    def new_bias(self, bias: Tensor) -> Tensor:
+        return self.gain * bias
+
+
+class Fast(Plain):
+    """The same, through the call."""
+
+    prepares = 0
+
+    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+        self.prepares += 1
+        return self.mix * 1
+
+    def through(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return call(x @ prepared.T) * self.gain
+
+
+def program(module: nn.Module, *pieces: tuple[Reparam, tuple[int, int] | None]) -> Program:
+    info = LayerInfo("linear", module.in_features, module.out_features)  # type: ignore[arg-type]
+    placed = [
+        Placed(Site("0", "linear", module, info, rows=rows), "kit", str(i), piece)
+        for i, (piece, rows) in enumerate(pieces)
+    ]
+    return Program(module, placed, ContextHolder(Structural()))
+
+
+def run(module: nn.Module, made: Program, x: Tensor) -> Tensor:
+    return made.run(module, type(module).forward, (x,), {})  # type: ignore[no-any-return]
+
+
+CASES = {
+    "whole": [None],
+    "chained": [None, None],
+    "slices": [(0, 2), (4, 6)],
+    "chained slices": [(4, 6), (0, 4), (4, 6)],
+    "overlapping": [(0, 4), (2, 6)],
+    "slice of a changed whole": [None, (2, 4)],
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", CASES.values(), ids=CASES)
+def test_through_is_the_same_as_making_the_weight(rows: list[Any], bias: bool) -> None:
+    torch.manual_seed(0)
+    module, x = nn.Linear(4, 6, bias=bias), torch.randn(3, 5, 4, requires_grad=True)
+    fast = [(Fast(6 if r is None else r[1] - r[0], 4), r) for r in rows]
+    slow = []
+    for piece, r in fast:
+        twin = Plain(len(piece.gain), 4)
+        twin.load_state_dict(piece.state_dict())
+        slow.append((twin, r))
+    results = []
+    for pieces in (fast, slow):
+        out = run(module, program(module, *pieces), x)
+        inputs = [x, *(p for piece, _ in pieces for p in piece.parameters())]
+        results.append((out, *torch.autograd.grad(out.sin().sum(), inputs)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
+    torch.manual_seed(0)
+    module, x = nn.Linear(4, 6), torch.randn(3, 4)
+    for rows in CASES.values():
+        made = program(module, *((Fast(6 if r is None else r[1] - r[0], 4), r) for r in rows))
+        tuned = run(module, made, x)
+        items = [
+            Placed(Site("0", "linear", module, LayerInfo("linear", 4, 6), rows=r), "kit", "", p)
+            for p, r in made.reparams
+        ]
+        before, undo = [p.clone() for p in module.parameters()], []
+        _fold(type("A", (), {"swaps": [], "placed": items}), undo)  # type: ignore[arg-type]
+        torch.testing.assert_close(module(x), tuned, atol=1e-5, rtol=1e-5)
+        _undo(undo)
+        assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
+
+
+def test_disjoint_slices_run_the_base_once_where_the_input_is_theirs() -> None:
+    calls = []
+
+    class Counting(Fast):
+        def through(self, call: Any, x: Tensor, prepared: Any, bias: Any) -> Tensor:
+            return call(x) * self.gain
+
+    module, x = nn.Linear(4, 6), torch.randn(2, 4)
+    made = program(module, (Counting(2, 4), (0, 2)), (Counting(2, 4), (4, 6)))
+
+    def base(module: nn.Module, y: Tensor) -> Tensor:
+        calls.append(y)
+        return F.linear(y, module.weight, module.bias)  # type: ignore[arg-type]
+
+    made.run(module, base, (x,), {})
+    assert len(calls) == 1
+
+
+def test_what_is_prepared_is_kept_in_evaluation_until_something_changes() -> None:
+    module, x = nn.Linear(4, 6).eval(), torch.randn(2, 4)
+    piece = Fast(6, 4).eval()
+    made = program(module, (piece, None))
+
+    def prepared() -> int:
+        before = piece.prepares
+        run(module, made, x)
+        return piece.prepares - before
+
+    assert prepared() == prepared() == 1  # with gradients
+    with torch.no_grad():
+        assert (prepared(), prepared()) == (1, 0)
+        piece.mix.add_(1)
+        assert (prepared(), prepared()) == (1, 0)
+        module.weight.mul_(2)
+        assert (prepared(), prepared()) == (1, 0)
+        piece.mix.data = piece.mix.data.clone()
+        assert (prepared(), prepared()) == (1, 0)
+        piece.mix.data.add_(1)
+        piece.eval()
+        assert (prepared(), prepared()) == (1, 0)
+        assert "_kept" in vars(piece) and "_kept" not in vars(copy.deepcopy(piece))
+        piece.train()
+        assert prepared() == prepared() == 1
+
+
+def test_other_parameters_put_in_for_a_while_are_seen() -> None:
+    """Tensors of functional calls come and go at the same addresses."""
+    module = nn.Linear(4, 6).eval()
+    piece, x = Fast(6, 4).eval(), torch.randn(2, 4)
+    made = program(module, (piece, None))
+    own = dict(piece._parameters)
+    with torch.no_grad():
+        for factor in range(5):
+            piece._parameters["mix"] = own["mix"] * factor  # type: ignore[assignment]
+            expected = (x @ (own["mix"] * factor).T) @ module.weight.T + module.bias
+            torch.testing.assert_close(run(module, made, x), expected * piece.gain)
+
+
+def test_the_bias_is_changed_where_the_model_reads_it_directly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(2, 3, 4)
+    nn.init.normal_(model.in_proj_bias)
+    sites = {s.role: s for s in survey(model, Structural()).sites if s.rows or s.direct}
+    from peftcore.rewriting import put, rewrite
+
+    for role in ("attention.value", "attention.output"):
+        site = sites[role]
+        rewrite(site.module, [site.weight_name, site.bias_name])
+        put(site.module, "a", item := Placed(site, "kit", "", Plain(4, 4)))
+        site.module.__dict__["_peftcore_program"] = Program(
+            site.module, [item], ContextHolder(Structural())
+        )
+    tuned = model(x, x, x)[0]
+    for module in (model, model.out_proj):
+        items = [i for group in module._peftcore_placed.values() for i in group]
+        module.__dict__["_peftcore_program"] = None
+        _fold(type("A", (), {"swaps": [], "placed": items}), [])  # type: ignore[arg-type]
+    torch.testing.assert_close(model(x, x, x)[0], tuned)
+
+
+def test_a_site_gives_its_own_part_of_the_weight() -> None:
+    model = nn.MultiheadAttention(4, 2)
+    sites = {s.role: s for s in survey(model, Structural()).sites}
+    torch.testing.assert_close(sites["attention.key"].weight(), model.in_proj_weight[4:8])
+    assert not sites["attention.key"].weight().requires_grad
