@@ -72,10 +72,20 @@ class Decomposed(Reparam):
         """
         if not (self.dropout and self.training):
             return _scaled(self._with_update(call(x), x), prepared, bias)
-        dropped = F.dropout(x, self.dropout)
-        again = call(dropped)
+        mask = drawn(x, self.dropout)
+        again = call(x * mask / (1 - self.dropout))
         kept = again if bias is None else again - bias
-        return call(x) - kept + prepared.to(kept.dtype) * self._with_update(kept, dropped)
+        return call(x) + self._change(kept, x, mask, prepared)
+
+    def _change(self, kept: Tensor, x: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
+        """Return (g - 1) W D(x) + g s B A D(x) for W D(x), [..., out]."""
+        gain = gain.to(kept.dtype)
+        if self.lora_A is None or self.lora_B is None:
+            return (gain - 1) * kept
+        down, up = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        scale = self.scale / (1 - self.dropout)
+        change: Tensor = _Change.apply(kept, x, mask, down, up, gain, scale)[0]
+        return change
 
     def _with_update(self, out: Tensor, x: Tensor) -> Tensor:
         if self.lora_A is None or self.lora_B is None:
@@ -106,6 +116,49 @@ def _scaled(v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         scaled: Tensor = _Scaled.apply(v, gain, bias)  # type: ignore[no-untyped-call]
         return scaled
     return v * gain if bias is None else torch.lerp(bias, v, gain)
+
+
+def drawn(x: Tensor, dropout: float) -> Tensor:
+    """Return [..., in] bool, True at the features that stay; one byte a value is kept."""
+    if x.device.type == "cpu":  # where bernoulli_ takes twice as long
+        return torch.rand_like(x, dtype=torch.float32) < 1 - dropout
+    return torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - dropout)
+
+
+class _Change(torch.autograd.Function):
+    """(g - 1) k + g s B A (x * mask) of k = W D(x), that keeps x itself, the mask and V.
+
+    Autograd would keep a second copy of the input, and both k and V.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        kept: Tensor, x: Tensor, mask: Tensor, down: Tensor, up: Tensor, gain: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        v = kept + F.linear(F.linear(x * mask, down) * scale, up)
+        return v * gain - kept, v
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, x, mask, down, up, gain, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, mask, down, up, gain, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, down, up, gain, v = ctx.saved_tensors
+        leading = tuple(range(grad.dim() - 1))
+        by_v = grad * gain
+        by_gain = (grad * v).sum(leading)
+        kept_x = x.to(grad.dtype) * mask
+        read = F.linear(kept_x, down.to(grad.dtype)) * ctx.scale
+        by_up = by_v.flatten(0, -2).T @ read.flatten(0, -2)
+        by_read = (by_v @ up.to(grad.dtype)) * ctx.scale
+        by_down = by_read.flatten(0, -2).T @ kept_x.flatten(0, -2)
+        by_x = (by_read @ down.to(grad.dtype)) * mask
+        return by_v - grad, by_x.to(x.dtype), None, by_down, by_up, by_gain, None
 
 
 class _Scaled(torch.autograd.Function):

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
 from peftcore.programs import Placed
+from peftcore_dora.pieces import drawn
 
 peft = pytest.importorskip("peft")
 
@@ -48,6 +49,17 @@ def tensors_of(model: Any, item: Placed) -> list[tuple[Tensor, Tensor]]:
     return list(zip(ours, theirs, strict=True))
 
 
+class SameDraw(nn.Module):
+    """Dropout that draws as the piece does; each library draws in its own way."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * drawn(x, self.p) / (1 - self.p)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(
     "make, leaves",
@@ -63,6 +75,9 @@ def test_outputs_and_gradients_are_equal(make: Any, leaves: list[str], dropout: 
         r=3, lora_alpha=5, lora_dropout=dropout, target_modules=leaves, use_dora=True
     )
     theirs = peft.get_peft_model(copy.deepcopy(model), config).train()
+    for layer in theirs.modules():
+        if dropout and hasattr(layer, "lora_dropout"):
+            layer.lora_dropout["default"] = SameDraw(dropout)
     targets = [f"path:**.{leaf}" for leaf in leaves]
     ours = peftcore.attach(model.train(), "dora", rank=3, alpha=5, dropout=dropout, targets=targets)
     assert sum(p.numel() for p in ours.parameters()) == theirs.get_nb_trainable_parameters()[0]
