@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peftcore.checkpoint import inspect as inspect, load as load, save as save
     from peftcore.config import MethodConfig as MethodConfig, PerRole as PerRole, Targets as Targets
     from peftcore.context import Context as Context
+    from peftcore.examples import Examples as Examples
     from peftcore.layers import Layer as Layer, LayerInfo as LayerInfo
     from peftcore.merging import (
         merge as merge,
@@ -51,7 +52,7 @@ _LAZY = {
     "Backbone": "backbones", "Loaded": "backbones",
     "inspect": "checkpoint", "load": "checkpoint", "save": "checkpoint",
     "MethodConfig": "config", "PerRole": "config", "Targets": "config",
-    "Context": "context",
+    "Context": "context", "Examples": "examples",
     "Layer": "layers", "LayerInfo": "layers",
     "merge": "merging", "merge_and_unload": "merging", "unmerge": "merging",
     "Method": "methods",

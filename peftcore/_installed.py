@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
+from typing import NamedTuple
 
 _GROUP = re.compile(r"peftcore\.v\d+")
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(NamedTuple):
     """What discovery must know of a distribution.
 
     Attributes:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peftcore.context import ContextHolder
 from peftcore.errors import AttachError, DeadPieceError
-from peftcore.methods import Method
+from peftcore.methods import Method, Methods
 from peftcore.planning import Plan, Selected
 from peftcore.programs import Placed
 
@@ -103,6 +103,65 @@ class Adapter:
         """Return all that is trained, for an optimiser."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return all that is trained as groups for an optimiser, each with its learning rate.
+
+        Args:
+            lr: the learning rate; methods may ask for a multiple of it for some tensors.
+        """
+        groups: dict[float, list[nn.Parameter]] = {}
+        factors = self.learning_rates()
+        for parameter in self.parameters():
+            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """Return factors of the learning rate for the parameters that have one other than 1."""
+        found: dict[nn.Parameter, float] = {}
+        methods = Methods(self.methods)
+        for method in self.methods:
+            if not hasattr(method, "peftcore_learning_rates"):
+                continue
+            caller = methods.caller(method, "peftcore_learning_rates")
+            for item in self._placed_by(method):
+                tensors = dict(item.piece.named_parameters())
+                for name, factor in (caller(site=item.site, piece=item.piece) or {}).items():
+                    if factor != 1:
+                        found[tensors[name]] = factor
+        return found
+
+    def extra_loss(self) -> Tensor | float:
+        """Return what the methods add to the loss of a step, 0.0 where they add nothing.
+
+        Add it before ``backward``; ``peftcore train`` does so by itself.
+        """
+        parts: list[Tensor] = []
+        methods = Methods(self.methods)
+        for method in self.methods:
+            if hasattr(method, "peftcore_extra_loss"):
+                caller = methods.caller(method, "peftcore_extra_loss")
+                parts += caller(placed=self._placed_by(method))
+        return sum((part.to(parts[0].device) for part in parts), start=0.0)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the methods act after an optimiser step and before the gradients are set to zero.
+
+        ``peftcore train`` calls it by itself.
+
+        Args:
+            step: number of the step that was taken, from 1.
+            steps: number of steps of the whole run.
+        """
+        methods = Methods(self.methods)
+        with torch.no_grad():
+            for method in self.methods:
+                if hasattr(method, "peftcore_after_step"):
+                    caller = methods.caller(method, "peftcore_after_step")
+                    caller(placed=self._placed_by(method), step=step, steps=steps)
+
+    def _placed_by(self, method: Method) -> list[Placed]:
+        return [item for item in self.placed if item.label == method.label]
+
     def modules_touched(self) -> list[nn.Module]:
         """Return the modules that carry a piece or a value of this adapter, once each."""
         found = {id(item.site.module): item.site.module for item in self.placed}
@@ -110,13 +169,22 @@ class Adapter:
             found.update({id(module): module for module, _ in swap.places})
         return list(found.values())
 
-    def check_alive(self) -> None:
-        """Check, after a backward pass, that everything trained got a gradient.
+    def check_alive(self, loss: Tensor | None = None) -> None:
+        """Check that everything trained gets a gradient.
+
+        Args:
+            loss: what the gradients are of; they are not kept. Without it those that a backward
+                pass has left are looked at, in which a penalty would hide a piece that never ran.
 
         Raises:
             DeadPieceError: a piece never ran, or its gradient does not reach it.
         """
-        dead = [name for name, parameter in self.named_parameters() if parameter.grad is None]
+        trained = dict(self.named_parameters())
+        grads: Iterable[Tensor | None] = [parameter.grad for parameter in trained.values()]
+        if loss is not None:
+            inputs = list(trained.values())
+            grads = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        dead = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
         if dead:
             more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
             raise DeadPieceError(

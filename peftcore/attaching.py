@@ -14,6 +14,7 @@ from torch import nn
 from peftcore.adapter import STATE, Adapter, ModelState, Swap, adapters, state_of
 from peftcore.context import ContextHolder
 from peftcore.errors import AttachError, UnknownName
+from peftcore.examples import Examples
 from peftcore.methods import MethodChoice
 from peftcore.pieces import Around, Transform, changes_bias
 from peftcore.planning import Plan, Selected, make_plan
@@ -34,6 +35,7 @@ def attach(
     modules_to_save: Sequence[str] = (),
     save_frozen: Sequence[str] = (),
     dtype: torch.dtype | None = None,
+    examples: Examples | None = None,
     **config: Any,
 ) -> Adapter:
     """Put an adapter on a model, in place, and make it the active one.
@@ -50,6 +52,7 @@ def attach(
         modules_to_save: roles or ``path:`` globs of modules that are trained whole.
         save_frozen: the same for modules that are stored with the adapter but not trained.
         dtype: dtype of the pieces' tensors; at least fp32 where it is not given.
+        examples: data for methods whose start depends on it.
         config: configuration of the one method.
 
     Raises:
@@ -65,8 +68,9 @@ def attach(
     with _collector_paused():
         with base_only(model):
             made = make_plan(
-                model, methods, config, backbone, modules_to_save, save_frozen, dtype=dtype
-            )
+                model, methods, config, backbone, modules_to_save, save_frozen,
+                dtype=dtype, examples=examples,
+            )  # fmt: skip
         if not made.placed and not made.selected:
             raise AttachError("nothing to attach: no method and no modules_to_save.")
         return apply(model, made, name)

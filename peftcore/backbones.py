@@ -68,7 +68,9 @@ class Backbone:
         """Return the path of the module whose ``forward`` takes the batch; ``""`` is the model."""
         return ""
 
-    def context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Context:
+    def context(
+        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Context:
         """Say what pieces may know of a call of the entry module with these arguments."""
         return Context()
 

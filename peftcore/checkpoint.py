@@ -272,8 +272,9 @@ def load(
     try:
         with base_only(model):
             plan = make_plan(
-                model, choices, {}, None, description["modules_to_save"], description["save_frozen"]
-            )
+                model, choices, {}, None, description["modules_to_save"],
+                description["save_frozen"], state=tensors,
+            )  # fmt: skip
     except ConfigError as error:
         if error.exit_code == 3:
             raise

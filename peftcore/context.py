@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftcore.errors import AttachError
 
@@ -43,6 +43,25 @@ class Context:
             found = self._rows[id(index)] = (index, part)
         return found[1]
 
+    def widened(self, at: int, count: int) -> "Context":
+        """Return the context of a sequence into which virtual tokens were put.
+
+        They count as real tokens and as no part of the prompt, so that nothing is edited there.
+
+        Args:
+            at: how many tokens stay before them.
+            count: their number.
+        """
+
+        def wider(tensor: Tensor | None, value: bool) -> Tensor | None:
+            if tensor is None:
+                return None
+            new = tensor.new_full((tensor.shape[0], count), value)
+            return torch.cat([tensor[:, :at], new, tensor[:, at:]], dim=1)
+
+        mask, prompt = wider(self.mask, True), wider(self.prompt, False)
+        return Context(mask, prompt, self.generated, self.offset)
+
 
 class ContextHolder:
     """The place where the entry of a backbone leaves the context for its pieces.
@@ -61,9 +80,9 @@ class ContextHolder:
         self.columns: int | None = None
         self.lengths: Tensor | None = None
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the context of a call that is about to run."""
-        context = self.backbone.context(args, kwargs)
+        context = self.backbone.context(entry, args, kwargs)
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
         if context.mask is not None and not context.generated:

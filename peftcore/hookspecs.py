@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from peftcore.examples import Examples
     from peftcore.pieces import Piece
+    from peftcore.programs import Placed
     from peftcore.sites import ParameterInfo, Site
     from peftcore.specs import (
         BackboneSpec,
@@ -57,11 +59,34 @@ class Discovery:
 
 
 class Adapting:
-    """Hooks of a method instance, called while an adapter is made, saved or loaded.
+    """Hooks of a method instance, called while an adapter is made, trained, saved or loaded.
 
     The chosen methods of one adapter are plugins of one manager and are called in the order of
     the recipe. No hook is called in a forward pass.
     """
+
+    @hookspec
+    def peftcore_prepare(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        examples: Examples | None,
+        state: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Look at the whole model, and at data, before the first piece is made.
+
+        Called once, before the sites are offered. The model may be run, and gradients may be taken
+        with respect to its parameters (``torch.autograd.grad``), but it must be left as it was.
+
+        Args:
+            model: the bare model.
+            sites: every site of it, in model order; their layers are on the meta device where only
+                a plan is made.
+            examples: data to learn a start from; None where the method asks for none
+                (``Method.examples``), in plans, and where a checkpoint is loaded.
+            state: the tensors of the checkpoint that is being loaded, by their names there; sizes
+                of pieces may follow them. None where a new adapter is made.
+        """
 
     @hookspec
     def peftcore_select_parameters(
@@ -93,4 +118,26 @@ class Adapting:
         """Put stored tensors into a piece and return True; None loads them as a state dict.
 
         Names and shapes have been checked against what saving this piece would store.
+        """
+
+    @hookspec(firstresult=True)
+    def peftcore_learning_rates(self, site: Site, piece: Piece) -> Mapping[str, float] | None:
+        """Return factors of the learning rate for tensors of a piece, by name; others have 1."""
+
+    @hookspec
+    def peftcore_extra_loss(self, placed: Sequence[Placed]) -> Tensor | None:
+        """Return a scalar to add to the loss of each step, such as a penalty.
+
+        Args:
+            placed: the method's pieces with their sites, in model order.
+        """
+
+    @hookspec
+    def peftcore_after_step(self, placed: Sequence[Placed], step: int, steps: int) -> None:
+        """Act on the pieces after an optimiser step, while the gradients are still there.
+
+        Args:
+            placed: the method's pieces with their sites, in model order.
+            step: number of the step that was taken, from 1.
+            steps: number of steps of the whole run.
         """

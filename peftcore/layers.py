@@ -185,11 +185,22 @@ def layer_of(module: nn.Module) -> Layer | None:
     """Return the handler of a module's type, or None for a module that is no single layer."""
     cls: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
     if cls not in _cache:
-        _cache[cls] = _find(cls)
+        _cache[cls] = _find(cls, module)
     return _cache[cls]
 
 
-def _find(cls: type[nn.Module]) -> Layer | None:
+def has_forward_of_its_own(module: nn.Module) -> bool:
+    """Tell whether a subclass of a known layer computes something that its handler does not."""
+    cls: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
+    handler = layer_of(module)
+    return any(
+        issubclass(cls, known) and cls.forward is not known.forward
+        for known, layer in _BUILTIN
+        if layer is handler
+    )
+
+
+def _find(cls: type[nn.Module], module: nn.Module) -> Layer | None:
     registered = {spec.type: spec for spec in registry().layers.values()}
     for base in cls.__mro__:
         spec = registered.get(f"{base.__module__}:{base.__qualname__}")
@@ -202,7 +213,9 @@ def _find(cls: type[nn.Module]) -> Layer | None:
     if any(issubclass(cls, known) and cls.forward is known.forward for known in _AFFINE):
         return _AFFINE_NORM
     is_norm = issubclass(cls, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
-    return _NORM if is_norm or cls.__name__.endswith("Norm") else None
+    # blocks and encoders are called so too, after where their norms are
+    named = cls.__name__.endswith("Norm") and "weight" in module._parameters
+    return _NORM if is_norm or named else None
 
 
 def info_of(module: nn.Module, width: int | None = None) -> LayerInfo:

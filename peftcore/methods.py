@@ -30,6 +30,11 @@ class Method:
     def __init__(self, config: MethodConfig):
         self.config: Any = config
 
+    @property
+    def examples(self) -> int:
+        """Number of examples that the method looks at before it is attached."""
+        return 0
+
 
 class Methods:
     """The methods of one adapter, in the order of the recipe."""

@@ -152,16 +152,23 @@ class Transform(Piece):
 
 
 class Around(Piece):
-    """Around the whole call: ``forward(call, *args, **kwargs)`` calls ``call`` once and returns."""
+    """Around the whole call: ``forward(call, *args, **kwargs)`` calls ``call`` once and returns.
+
+    ``inner`` is optional, for a piece that adds tokens to the sequence.
+    """
+
+    def inner(self, context: Context) -> Context:
+        """Return the context of what runs inside the call."""
+        return context
 
     def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the module through ``call`` and return what it should return."""
         raise NotImplementedError
 
 
-def overrides(piece: Delta | Reparam, name: str) -> bool:
+def overrides(piece: Delta | Reparam | Around, name: str) -> bool:
     """Tell whether a piece brings an optional method: ``weight_delta``, ``through``, ..."""
-    kind = Delta if isinstance(piece, Delta) else Reparam
+    kind = next(kind for kind in (Delta, Reparam, Around) if isinstance(piece, kind))
     return getattr(type(piece), name) is not getattr(kind, name)
 
 

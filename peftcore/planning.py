@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peftcore.backbones import Backbone, backbone_named, backbone_of
 from peftcore.config import per_role_fields, targets_of
 from peftcore.errors import AttachError, ConfigError, TargetError, nearest
+from peftcore.examples import Examples
 from peftcore.globs import path_matches, role_matches
-from peftcore.layers import layer_of
 from peftcore.methods import Method, MethodChoice, Methods, make_methods
-from peftcore.pieces import (
-    Around,
-    Delta,
-    Piece,
-    Reparam,
-    Transform,
-    has_weight_form,
-    overrides,
-    trainable_dtype,
-)
+from peftcore.pieces import Piece
+from peftcore.placing import place, prepare
 from peftcore.plugins import registry
 from peftcore.programs import Placed
-from peftcore.sites import ParameterInfo, Site, Survey, check_shared, check_targets, survey
+from peftcore.sites import ParameterInfo, Survey, check_targets, survey
 
 #: Labels under which full modules are stored.
 SAVED, FROZEN = "modules_to_save", "save_frozen"
@@ -181,6 +172,8 @@ def make_plan(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    examples: Examples | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """Make and check a whole plan; the model is only read."""
     chosen = make_methods(_choices(methods, config))
@@ -190,7 +183,11 @@ def make_plan(
     problems = [p for m in chosen.methods for p in _problems(found, m)]
     if problems:
         raise TargetError(problems)
-    placed = _place(chosen, found, device, dtype)
+    sites = found.sites
+    if device is not None:
+        sites = [replace(site, layer=site.layer.on(device)) for site in sites]
+    prepare(chosen, model, sites, examples, state)
+    placed = place(chosen, found, sites, dtype)
     selected = _once(
         _whole(found, modules_to_save, SAVED),
         _select(chosen, found),
@@ -224,10 +221,9 @@ def _choices(
 
 def _check_possible(methods: Methods, backbone: Backbone) -> None:
     for method in methods.methods:
-        impossible = registry().methods[method.name].impossible
-        reason = impossible.get(backbone.name, impossible.get("*"))
+        reason = registry().impossible(method.name, backbone.name)
         if reason:
-            raise AttachError(f"{method.name} cannot run on {backbone.name}: {reason}")
+            raise AttachError(f"{method.name} cannot run on {backbone.name}: {reason}.")
 
 
 def _problems(found: Survey, method: Method) -> list[str]:
@@ -254,87 +250,6 @@ def _problems(found: Survey, method: Method) -> list[str]:
                     problems.append(f"{method.label}.{name}: {error}")
                     break
     return problems
-
-
-def _place(
-    methods: Methods, found: Survey, device: torch.device | None, dtype: torch.dtype | None
-) -> list[Placed]:
-    placed: list[Placed] = []
-    callers = [(m, methods.caller(m, "peftcore_rewrite_module")) for m in methods.methods]
-    for site in found.sites:
-        if device is not None:
-            site = replace(site, layer=site.layer.on(device))
-        for method, caller in callers:
-            for result in caller(site=site):
-                pieces = result if isinstance(result, Mapping) else {"": result}
-                for key, piece in pieces.items():
-                    _check_piece(site, method, piece)
-                    _settle(piece, site, dtype)
-                    placed.append(Placed(site, method.label, key, piece))
-    check_shared(found, [item.site for item in placed])
-    _check_overlap(placed)
-    return placed
-
-
-def _check_overlap(placed: Sequence[Placed]) -> None:
-    """Refuse one method on a fused layer and on a slice of it at once."""
-    sliced = {(id(p.site.module), p.label) for p in placed if p.site.rows is not None}
-    ends: dict[tuple[int, str], list[tuple[int, int, Site]]] = {}
-    for item in placed:
-        key = (id(item.site.module), item.label)
-        if key in sliced:
-            start, stop = item.site.rows or (0, item.site.layer.out_features)
-            ends.setdefault(key, []).append((start, stop, item.site))
-    for (_, label), spans in ends.items():
-        spans.sort(key=lambda span: span[:2])
-        for (_, stop, one), (start, _, two) in pairwise(spans):
-            if start < stop and one.role != two.role:
-                raise TargetError(
-                    f"{label} would change {one.path} twice, as {one.role} and as {two.role}."
-                    f" Leave one of them out: exclude: [{one.role}]."
-                )
-
-
-def _check_piece(site: Site, method: Method, piece: object) -> None:
-    if not isinstance(piece, Piece) or type(piece) is Piece:
-        raise AttachError(
-            f"{method.name} returned a {type(piece).__name__} for {site.name}; a piece is a Delta,"
-            " Reparam, Transform or Around."
-        )
-    if site.rows is not None and isinstance(piece, Transform | Around):
-        raise AttachError(
-            f"{method.name} cannot act at {site.name}: a {type(piece).__name__} edits a whole"
-            " module, and this is a slice of one. Target the module."
-        )
-    if isinstance(piece, Reparam) and (layer := layer_of(site.module)):
-        layer.weight(site.module)  # raises where it cannot be read
-    if site.direct and not (has_weight_form(piece) and not _only_bias(piece)):
-        raise AttachError(
-            f"{method.name} cannot act at {site.name}: the model reads the weight there and never"
-            f" calls the layer, and {type(piece).__name__} is no change of a weight."
-            " Leave it out with exclude."
-        )
-
-
-def _only_bias(piece: Piece) -> bool:
-    return isinstance(piece, Delta) and overrides(piece, "bias_delta")
-
-
-def _settle(piece: Piece, site: Site, dtype: torch.dtype | None) -> None:
-    """Put a piece on the device of its layer, in the dtype that it is trained in."""
-    want = dtype or trainable_dtype(site.layer.dtype)
-    # most pieces have no submodules, and walking modules is slow when there are thousands
-    tensors = piece.state_dict().values() if piece._modules else _own_tensors(piece)
-    for tensor in tensors:
-        wrong_dtype = tensor.is_floating_point() and tensor.dtype != want
-        if wrong_dtype or tensor.device != site.layer.device:
-            piece.to(device=site.layer.device, dtype=want)
-            break
-    piece.__dict__["_dtype"] = want
-
-
-def _own_tensors(piece: Piece) -> list[torch.Tensor]:
-    return [t for t in (*piece._parameters.values(), *piece._buffers.values()) if t is not None]
 
 
 def _select(methods: Methods, found: Survey) -> list[Selected]:

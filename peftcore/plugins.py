@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from peftcore._installed import installed, unmet
 from peftcore.errors import ConfigError, PluginError, UnknownName, nearest
 from peftcore.hookspecs import GROUP, Discovery
 from peftcore.specs import (
+    FEATURES,
     BackboneSpec,
     CommandSpec,
     LayerSpec,
@@ -48,7 +48,6 @@ CORE = {
 DISABLE = "PEFTCORE_DISABLE_PLUGINS"
 
 
-@dataclass
 class PluginRecord:
     """One entry point and what became of it.
 
@@ -62,13 +61,16 @@ class PluginRecord:
         provides: names by kind (``methods``, ``backbones``, ...).
     """
 
-    name: str
-    distribution: str
-    version: str
-    status: str = "ok"
-    problem: str = ""
-    trace: str = ""
-    provides: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(
+        self, name: str, distribution: str, version: str, status: str = "ok", problem: str = ""
+    ):
+        self.name = name
+        self.distribution = distribution
+        self.version = version
+        self.status = status
+        self.problem = problem
+        self.trace = ""
+        self.provides: dict[str, list[str]] = {}
 
 
 class Registry:
@@ -119,6 +121,15 @@ class Registry:
     def owner(self, kind: str, name: str) -> PluginRecord:
         """Return the record of the plugin that provides a name."""
         return self._owners[kind, name]
+
+    def impossible(self, method: str, backbone: str) -> str:
+        """Return why a method cannot run on a backbone, or an empty string."""
+        spec = self.methods[method]
+        reason = spec.impossible.get(backbone, spec.impossible.get("*", ""))
+        if reason or backbone not in self.backbones:
+            return reason
+        missing = [FEATURES[n] for n in spec.needs if n not in self.backbones[backbone].has]
+        return f"it needs {' and '.join(missing)}, which {backbone} does not have" * bool(missing)
 
     def find(self, kind: str, name: str) -> Any:
         """Return the spec of a name.
@@ -196,8 +207,10 @@ class Registry:
             results = self._manager.subset_hook_caller(hook, others)()
             if not results:
                 raise PluginError(f"{hook} returned None; return a {_KINDS[kind].__name__}")
-            many = isinstance(results[0], Iterable) and not isinstance(results[0], str)
-            for spec in results[0] if many else results:
+            # a spec is a tuple itself
+            one = isinstance(results[0], (str, *_KINDS.values()))
+            one = one or not isinstance(results[0], Iterable)
+            for spec in results if one else results[0]:
                 name = _checked(kind, spec)
                 if name in found.setdefault(kind, {}):
                     raise PluginError(f"{kind[:-1]} {name!r} is registered twice")
@@ -225,28 +238,31 @@ def _check_hooks(plugin: object) -> list[str]:
 
 
 def _checked(kind: str, spec: Any) -> str:
-    """Check the types of a spec's fields, which a dataclass does not, and return its name."""
+    """Check the types of a spec's fields, which a tuple does not, and return its name."""
     expected = _KINDS[kind]
     if not isinstance(spec, expected):
         raise PluginError(f"peftcore_register_{kind} returned {spec!r}, not a {expected.__name__}")
-    for info in fields(expected):
-        value = getattr(spec, info.name)
-        wrong = f"{info.name}={value!r} of {expected.__name__} is not "
-        if info.name in REFERENCE_FIELDS:
+    for name, kept in expected.__annotations__.items():
+        value = getattr(spec, name)
+        wrong = f"{name}={value!r} of {expected.__name__} is not "
+        if name in REFERENCE_FIELDS:
             if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
                 raise PluginError(f"{wrong}'package.module:Name'")
-        elif info.type == tuple[str, ...]:
+        elif kept == tuple[str, ...]:
             # a forgotten comma makes a string, whose characters would all be globs
             if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
                 raise PluginError(f"{wrong}a tuple of strings")
-        elif info.type in (str, bool) and not isinstance(value, cast(type, info.type)):
-            raise PluginError(f"{wrong}a {cast(type, info.type).__name__}")
-        elif info.default_factory is dict and not isinstance(value, Mapping):
+        elif kept in (str, bool) and not isinstance(value, kept):
+            raise PluginError(f"{wrong}a {kept.__name__}")
+        elif getattr(kept, "__origin__", None) is Mapping and not isinstance(value, Mapping):
             raise PluginError(f"{wrong}a mapping")
     return _name_of(cast(Spec, spec))
 
 
 def _name_of(spec: Spec) -> str:
+    for key in (*getattr(spec, "needs", ()), *getattr(spec, "has", ())):
+        if key not in FEATURES:
+            raise PluginError(f"{key!r} is no feature of a backbone: {', '.join(FEATURES)}")
     if isinstance(spec, LayerSpec):
         if not _REFERENCE.fullmatch(spec.type):
             raise PluginError(f"type={spec.type!r} of LayerSpec is not 'package.module:Class'")

@@ -64,6 +64,7 @@ class Program:
         for item in placed:
             self._add(item)
         self.through = grouped(self.reparams)
+        self.widening = [piece for piece in self.around if overrides(piece, "inner")]
 
     def _add(self, item: Placed) -> None:
         piece, rows = item.piece, item.site.rows
@@ -82,16 +83,24 @@ class Program:
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         """Run the module with its pieces: around, inputs, reparams, base, deltas, outputs."""
-        if not self.around:
-            return self._inside(module, base, args, kwargs, self.holder.current)
         context = self.holder.current
+        if not self.around:
+            return self._inside(module, base, args, kwargs, context)
+        for wider in self.widening:
+            context = wider.inner(context)
 
         def call(*a: Any, **k: Any) -> Any:
             return self._inside(module, base, a, k, context)
 
         for piece in reversed(self.around):
             call = functools.partial(piece, call)
-        return call(*args, **kwargs)
+        if not self.widening:
+            return call(*args, **kwargs)
+        outer, self.holder.current = self.holder.current, context
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.holder.current = outer
 
     def _inside(
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any,
@@ -135,7 +144,8 @@ class Program:
             bias: Tensor | None = getattr(module, "bias", None)
             if bias is None or not any(changes_bias(piece) for piece, _ in self.reparams):
                 return out
-            return out + (rebiased(bias, self.reparams) - bias)
+            change = rebiased(bias, self.reparams) - bias
+            return out + change.view(-1, *[1] * (weight.dim() - 2))  # of each channel of a conv
         first = next(iter(kwargs), "")
         x: Tensor = args[0] if args else kwargs[first]
 

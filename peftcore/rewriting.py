@@ -92,7 +92,7 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._peftcore_holder.wanted:
-            self._peftcore_holder.begin(args, kwargs)
+            self._peftcore_holder.begin(self, args, kwargs)
         return forward(self, *args, **kwargs)
 
     def carry(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from peftcore.errors import TargetError, nearest
 
 #: Every role with what it names. A backbone may add its own as ``x-NAME``.
 ROLES: dict[str, str] = {
+    "model": "the whole network without heads; what enters it is the batch",
     "embeddings": "token, patch or frame embedding table or projection",
     "embeddings.position": "position embedding",
     "block": "one layer of the stack; its output is the residual stream",

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from peftcore.adapter import state_of
 from peftcore.context import ContextHolder
 from peftcore.errors import AttachError, UnknownName, nearest
-from peftcore.pieces import Delta
-from peftcore.programs import Placed, Program, add, run_piece
+from peftcore.pieces import Delta, Transform
+from peftcore.programs import Placed, Program, add, edit_first, run_piece
+from peftcore.rewriting import bare_class
 from peftcore.switching import switch
 
 
@@ -114,6 +115,9 @@ def _routed(
     plain = all(isinstance(item.piece, Delta) and item.site.rows is None for item in flat)
     if plain and not any(swaps):
         return RoutedDeltas(items, rows)
+    after = all(isinstance(i.piece, Transform) and i.piece.where == "output" for i in flat)
+    if after and not any(swaps):
+        return RoutedOutputs(items, rows, holder)
     return RoutedGroups(module, items, swaps, rows, holder)
 
 
@@ -165,6 +169,32 @@ class RoutedDeltas:
         return self._banks[key]
 
 
+class RoutedOutputs:
+    """Only edits of the output at this module: the base runs once for all rows."""
+
+    direct: tuple[Placed, ...] = ()
+
+    def __init__(self, items: list[list[Placed]], rows: Rows, holder: ContextHolder):
+        self.rows = rows
+        self.holder = holder
+        self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
+
+    def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the module, then let each adapter edit its rows."""
+        out = base(module, *args, **kwargs)
+        whole = out if isinstance(out, Tensor) else out[0]
+        _, groups = self.rows.of(whole.shape[0], whole.device)
+        context = self.holder.current
+        for pieces, rows in zip(self.pieces, groups[1:], strict=False):
+            if len(rows) == 0 or not pieces:
+                continue
+            part = whole[rows]
+            for piece in pieces:
+                part = edit_first(part, piece, context.rows(rows))
+            whole = whole.index_copy(0, rows, part.to(whole.dtype))
+        return whole if isinstance(out, Tensor) else type(out)((whole, *out[1:]))
+
+
 class RoutedGroups:
     """Any pieces at this module: it runs once for each adapter, on that adapter's rows."""
 
@@ -181,7 +211,14 @@ class RoutedGroups:
 
     def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run each group of rows with its own pieces and values, and put the rows together."""
-        values = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        given = (*args, *kwargs.values())
+        if any(hasattr(value, "get_seq_length") for value in given):
+            raise AttachError(
+                "rows of a batch cannot have adapters of their own at this"
+                f" {bare_class(module).__name__} while it writes to a cache of keys and values,"
+                " which has one place for all rows: pass use_cache=False."
+            )
+        values = [v for v in given if isinstance(v, Tensor)]
         count = values[0].shape[0]
         _, groups = self.rows.of(count, values[0].device)
         context = self.holder.current
@@ -227,6 +264,11 @@ def _pick(value: Any, rows: Tensor, count: int) -> Any:
 def _together(outs: list[tuple[Tensor, Any]], count: int) -> Any:
     first = outs[0][1]
     if isinstance(first, Tensor):
+        if len({part.shape[1:] for _, part in outs}) > 1:
+            raise AttachError(
+                "rows of one batch came out in unequal lengths: some of their adapters add tokens."
+                " Give such rows batches of their own."
+            )
         whole = first.new_empty(count, *first.shape[1:])
         for rows, part in outs:
             whole = whole.index_copy(0, rows, part.to(whole.dtype))

@@ -1,14 +1,26 @@
 """What discovery returns. Plain data: importing this module imports neither torch nor pydantic.
 
-A reference is a string ``"package.module:Name"`` that is imported when it is first used.
+A reference is a string ``"package.module:Name"`` that is imported when it is first used. The specs
+are named tuples because a dataclass takes several times as long to make, in every command.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+#: What a method may need and a backbone may have, in words.
+FEATURES = {
+    "linear": "linear layers",
+    "attention": "attention",
+    "tokens": "hidden states that are sequences of vectors",
+    "vocabulary": "a table of token embeddings",
+    "bidirectional": "blocks whose tokens see those after them",
+    "cache": "attention that takes keys and values from a cache",
+    "convolutions": "convolutions of kernel 3",
+}
 
 
-@dataclass(frozen=True)
-class MethodSpec:
+class MethodSpec(NamedTuple):
     """One PEFT method."""
 
     name: str
@@ -23,14 +35,15 @@ class MethodSpec:
     """Authors, year and link of the paper."""
     identity_at_start: bool = True
     """Whether a freshly attached adapter leaves the model's outputs as they were."""
-    impossible: Mapping[str, str] = field(default_factory=dict)
-    """Backbone name (or ``"*"``) to the reason why the method cannot run on it."""
-    config_for: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    """Keys of :data:`FEATURES` that a backbone must have."""
+    impossible: Mapping[str, str] = MappingProxyType({})
+    """Backbone name (or ``"*"``) to any other reason why the method cannot run on it."""
+    config_for: Mapping[str, Mapping[str, object]] = MappingProxyType({})
     """Backbone name (or ``"*"``) to the configuration that suits it, where the defaults do not."""
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
+class BackboneSpec(NamedTuple):
     """One family of pretrained models."""
 
     name: str
@@ -43,10 +56,11 @@ class BackboneSpec:
     """Globs over ``module:Class`` of model classes that belong to this family."""
     configs: tuple[str, ...] = ()
     """Names of sizes that can be planned without weights: ``llama-7b``."""
+    has: tuple[str, ...] = ("linear", "attention", "tokens", "vocabulary", "bidirectional")
+    """Keys of :data:`FEATURES` that every model of the family has."""
 
 
-@dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(NamedTuple):
     """One task: reader, head, loss and metrics."""
 
     name: str
@@ -59,8 +73,7 @@ class TaskSpec:
     """Reference to the class that implements it."""
 
 
-@dataclass(frozen=True)
-class SourceSpec:
+class SourceSpec(NamedTuple):
     """Weights or data that a recipe can name instead of a path: ``samples/minilm``."""
 
     name: str
@@ -79,8 +92,7 @@ class SourceSpec:
     """
 
 
-@dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(NamedTuple):
     """A layer type that the core does not know: a transposed linear, a quantised one."""
 
     type: str
@@ -89,8 +101,7 @@ class LayerSpec:
     """Reference to a :class:`peftcore.layers.Layer` that handles it."""
 
 
-@dataclass(frozen=True)
-class CommandSpec:
+class CommandSpec(NamedTuple):
     """A subcommand that a plugin adds to ``peftcore``."""
 
     name: str

@@ -34,6 +34,9 @@ _AUTO = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
+    "ctc": "AutoModelForCTC",
+    "audio-classification": "AutoModelForAudioClassification",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
 }
 _OPTIONS = ("num_labels", "dtype", "attn_implementation")
 
@@ -67,8 +70,8 @@ class TransformersBackbone(Backbone):
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return role to globs; every layer outside of the network, poolers aside, is a head."""
-        globs = super().role_globs(model)
         network = self._network(model)
+        globs = {"model": (network,), **super().role_globs(model)}
         if not network:
             return globs
         pooler = globs.get("pooler", ())
@@ -96,7 +99,9 @@ class TransformersBackbone(Backbone):
 
     # --- context -----------------------------------------------------------------------------
 
-    def context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Context:
+    def context(
+        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Context:
         """Say which tokens of a call are real, which are the prompt's, and which were generated.
 
         The prompt is every real token. Where a causal model gets labels, the prompt of a row ends

@@ -108,6 +108,10 @@ BROKEN = {
         GOOD.replace('summary="A test."', 'summary="A test.", impossible="gpt2"'),
         "impossible='gpt2' of MethodSpec is not a mapping",
     ),
+    "no-feature": (
+        GOOD.replace('summary="A test."', 'summary="A test.", needs=("cahce",)'),
+        "'cahce' is no feature of a backbone: linear, attention, tokens, vocabulary",
+    ),
     "kind-of-source": (
         "from peftcore import SourceSpec, hookimpl\n@hookimpl\n"
         "def peftcore_register_sources():\n"

@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
+import peftcore
+from peftcore.errors import AttachError
 from peftcore.plugins import registry
-from peftcore.testing import pairs
+from peftcore.testing import Toy, pairs
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,3 +33,24 @@ def test_every_method_of_this_repository_has_a_contract_class() -> None:
 
 def test_impossible_pairs_say_why() -> None:
     assert not [p for p in pairs() if p.impossible and len(p.impossible.split()) < 4]
+
+
+def test_a_method_cannot_run_where_a_feature_is_missing_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    specs = registry()._specs
+    monkeypatch.setitem(
+        specs["methods"], "probe", registry().methods["probe"]._replace(needs=("cache",))
+    )
+    assert registry().impossible("probe", "toy") == (
+        "it needs attention that takes keys and values from a cache, which toy does not have"
+    )
+    monkeypatch.setitem(
+        specs["backbones"], "toy", registry().backbones["toy"]._replace(has=("cache",))
+    )
+    assert not registry().impossible("probe", "toy")
+    model = Toy()
+    monkeypatch.setitem(specs["backbones"], "toy", registry().backbones["toy"]._replace(has=()))
+    with pytest.raises(AttachError, match="probe cannot run on toy: it needs attention that takes"):
+        peftcore.attach(model, "probe")
+    assert not peftcore.adapters(model)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam, Site
+from peftcore import Reparam, Site
 from peftcore.backbones import Structural
 from peftcore.context import ContextHolder
+from peftcore.layers import info_of
 from peftcore.merging import _fold, _undo
 from peftcore.programs import Placed, Program
 from peftcore.sites import survey
@@ -48,7 +49,7 @@ class Fast(Plain):
 
 
 def program(module: nn.Module, *pieces: tuple[Reparam, tuple[int, int] | None]) -> Program:
-    info = LayerInfo("linear", module.in_features, module.out_features)  # type: ignore[arg-type]
+    info = info_of(module)
     placed = [
         Placed(Site("0", "linear", module, info, rows=rows), "kit", str(i), piece)
         for i, (piece, rows) in enumerate(pieces)
@@ -97,7 +98,7 @@ def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
         made = program(module, *((Fast(6 if r is None else r[1] - r[0], 4), r) for r in rows))
         tuned = run(module, made, x)
         items = [
-            Placed(Site("0", "linear", module, LayerInfo("linear", 4, 6), rows=r), "kit", "", p)
+            Placed(Site("0", "linear", module, info_of(module), rows=r), "kit", "", p)
             for p, r in made.reparams
         ]
         before, undo = [p.clone() for p in module.parameters()], []
@@ -194,3 +195,46 @@ def test_a_site_gives_its_own_part_of_the_weight() -> None:
     sites = {s.role: s for s in survey(model, Structural()).sites}
     torch.testing.assert_close(sites["attention.key"].weight(), model.in_proj_weight[4:8])
     assert not sites["attention.key"].weight().requires_grad
+
+
+class Louder(Reparam):
+    """W' = 2 W, b' = 3 b."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+    def new_bias(self, bias: Tensor) -> Tensor:
+        return 3 * bias
+
+
+@pytest.mark.parametrize("make", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_the_bias_of_a_convolution_is_changed_channel_by_channel(make: type[nn.Module]) -> None:
+    layer = make(2, 5, 3)  # type: ignore[call-arg]
+    x = torch.randn(2, 2, *[5] * (layer.weight.dim() - 2))
+    expected = make(2, 5, 3)  # type: ignore[call-arg]
+    with torch.no_grad():
+        expected.weight.copy_(2 * layer.weight)
+        expected.bias.copy_(3 * layer.bias)
+    out = program(layer, (Louder(), None)).run(layer, make.forward, (x,), {})  # type: ignore
+    torch.testing.assert_close(out, expected(x))
+
+
+class Padded(nn.Conv2d):
+    """A convolution that pads its input by itself, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+def test_another_weight_is_refused_where_a_subclass_computes_more_than_its_layer() -> None:
+    from peftcore.errors import AttachError
+    from peftcore.methods import Method
+    from peftcore.placing import _check_piece
+
+    model = nn.Sequential(Padded(1, 2, 2), nn.Conv2d(2, 2, 2))
+    padded, plain = (s for s in survey(model, Structural()).sites if s.role == "conv")
+    method = Method(None)  # type: ignore[arg-type]
+    method.name = "louder"
+    _check_piece(plain, method, Louder())
+    with pytest.raises(AttachError, match="at 0: a Padded computes more than the layer"):
+        _check_piece(padded, method, Louder())

@@ -55,7 +55,11 @@ def _more(kind: str, spec: Any) -> dict[str, Any]:
         return {
             "paper": spec.paper,
             "start": "the base's outputs" if spec.identity_at_start else "not the base's outputs",
-            "not on": dict(spec.impossible),
+            "not on": {
+                name: reason
+                for name in sorted(registry().backbones)
+                if (reason := registry().impossible(spec.name, name))
+            },
         }
     if kind == "backbones":
         return {"roles": sorted(resolve(spec.backbone).roles), "sizes": list(spec.configs)}

@@ -78,8 +78,8 @@ class BackboneContract:
 
     def test_the_context_marks_the_padding(self) -> None:
         for head in self.heads:
-            knows, _, batch = tiny(self.backbone, head)
-            context = knows.context((), batch)
+            knows, model, batch = tiny(self.backbone, head)
+            context = knows.context(model.get_submodule(knows.entry(model)), (), batch)
             if "attention_mask" not in batch:
                 continue
             assert context.mask is not None and context.mask.dtype == torch.bool

@@ -36,10 +36,10 @@ def pairs() -> list[Pair]:
     """Return every pair of installed method and backbone; the kit's own probe is left out."""
     toy.register()
     return [
-        Pair(m.name, b, m.impossible.get(b, m.impossible.get("*", "")))
-        for m in registry().methods.values()
-        for b in registry().backbones
-        if m.name != "probe"
+        Pair(method, backbone, registry().impossible(method, backbone))
+        for method in registry().methods
+        for backbone in registry().backbones
+        if method != "probe"
     ]
 
 

@@ -99,6 +99,7 @@ class ToyBackbone(Backbone):
     """The toy as a backbone."""
 
     roles = {
+        "model": "",
         "embeddings": "embeddings",
         "block": "blocks.*",
         "attention": "blocks.*.attention",
@@ -116,7 +117,9 @@ class ToyBackbone(Backbone):
         """Return the toy's only width."""
         return WIDTH
 
-    def context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Context:
+    def context(
+        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Context:
         """Read the mask; everything real is the prompt."""
         mask = kwargs["attention_mask"] if "attention_mask" in kwargs else args[1]
         return Context(mask.bool(), mask.bool())
@@ -224,6 +227,8 @@ class _Kit:
             summary="Toy classifier of the contract kit.",
             backbone="peftcore.testing.toy:ToyBackbone",
             matches=("peftcore.testing.toy:Toy",),
+            # a method for convolutions is tested on a subclass that has some
+            has=("linear", "attention", "tokens", "vocabulary", "bidirectional", "convolutions"),
         )
 
     @hookimpl
