@@ -38,8 +38,9 @@ $(VENV)/.quickstart: $(VENV)/.build requirements/quickstart.txt requirements/con
 	test -e $(VENV)/.dev || $(PIP) install --quiet --no-build-isolation -r requirements/quickstart.txt -c requirements/constraints.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.build requirements/dev.txt requirements/constraints.txt $(PROJECTS)
+$(VENV)/.dev: $(VENV)/.build requirements/dev.txt requirements/constraints.txt tools/torchvision_hook.py $(PROJECTS)
 	$(PIP) install --quiet --no-build-isolation -r requirements/dev.txt -c requirements/constraints.txt
+	$(BIN)/python tools/torchvision_hook.py
 	touch $@
 
 clean:

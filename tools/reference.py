@@ -135,11 +135,13 @@ def targets() -> str:
 def methods() -> str:
     """Return every method with its configuration."""
     from peftcore.plugins import resolve
+    from peftcore.specs import FEATURES
 
     out = []
     for spec in specs("methods"):
         starts = "starts as the base" if spec.identity_at_start else "does not start as the base"
-        impossible = "".join(f" Not on {name}: {why}." for name, why in spec.impossible.items())
+        needs = " and ".join(FEATURES[key] for key in spec.needs)
+        impossible = f" Needs {needs}." if needs else ""
         out.append(
             f"## {spec.name}\n\n{spec.summary}\n\nFrom `{owner('methods', spec.name)}`; {starts}."
             f"{impossible} Paper: {spec.paper}.\n\n{md.fields(resolve(spec.config))}"

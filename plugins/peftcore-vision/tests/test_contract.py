@@ -1,0 +1,40 @@
+import pytest
+
+import peftcore
+from peftcore.sites import survey
+from peftcore.testing import BackboneContract
+from peftcore.testing.matrix import loss_of, tiny
+
+
+class TestTimmVit(BackboneContract):
+    backbone = "timm-vit"
+    heads = ("none", "image-classification")
+
+
+class TestTimmCnn(BackboneContract):
+    backbone = "timm-cnn"
+    heads = ("image-classification",)  # without it there is no linear layer
+
+    def test_blocks_have_a_width(self) -> None:
+        """Every block has its own: the stream of a CNN grows from stage to stage."""
+        knows, model, _ = tiny(self.backbone)
+        widths = [s.layer.out_features for s in survey(model, knows).sites if s.role == "block"]
+        assert widths == [16, 16, 24, 32]
+
+    def test_no_convolution_is_silently_dead(self) -> None:
+        _, model, batch = tiny(self.backbone)
+        adapter = peftcore.attach(model, "ssf", targets=["conv", "norm"])
+        loss_of(model(**batch)).backward()
+        adapter.check_alive()
+
+
+class TestClipVision(BackboneContract):
+    backbone = "clip-vision"
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_every_attention_implementation_calls_the_projections(self, attention: str) -> None:
+        _, model, batch = tiny(self.backbone)
+        model.set_attn_implementation(attention)
+        adapter = peftcore.attach(model, "probe", targets=["attention.{query,key,value,output}"])
+        loss_of(model(**batch)).backward()
+        adapter.check_alive()

@@ -1,0 +1,187 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
+
+import peftcore
+from peftcore.backbones import backbone_named, backbone_of
+from peftcore.sites import survey
+from peftcore.testing.matrix import loss_of, perturb, run, same
+from peftcore_vision.clip import ClipVision
+
+PROJECTIONS = {f"attention.{part}": ["blocks.0.attn.qkv"] for part in ("query", "key", "value")}
+
+VIT = {
+    "model": [""],
+    "embeddings": ["patch_embed"],
+    "patch": ["patch_embed.proj"],
+    "block": ["blocks.0"],
+    "attention": ["blocks.0.attn"],
+    "attention.qkv": ["blocks.0.attn.qkv"],
+    **PROJECTIONS,
+    "attention.output": ["blocks.0.attn.proj"],
+    "mlp": ["blocks.0.mlp"],
+    "mlp.up": ["blocks.0.mlp.fc1"],
+    "mlp.down": ["blocks.0.mlp.fc2"],
+    "norm": ["blocks.0.norm1", "blocks.0.norm2", "norm"],
+    "head": ["head"],
+}
+
+
+def paths(model: nn.Module) -> Mapping[str, list[str]]:
+    """Return role to paths, of the first block where a path lies in one."""
+    found: dict[str, list[str]] = {}
+    for site in survey(model, backbone_of(model)).sites:
+        if site.block in (None, 0):
+            found.setdefault(site.role, []).append(site.path)
+    return found
+
+
+def test_every_role_of_a_vision_transformer_names_exactly_these_modules() -> None:
+    assert paths(backbone_named("timm-vit").tiny(head="image-classification")) == VIT
+
+
+SMALL = {"img_size": 28, "embed_dim": 32, "depth": 2, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [
+        ("vit_small_patch14_dinov2", []),
+        ("deit_tiny_patch16_224", ["head"]),
+        ("deit_tiny_distilled_patch16_224", ["head", "head_dist"]),
+    ],
+)
+def test_kin_of_the_vision_transformer_has_the_same_roles(
+    architecture: str, heads: list[str]
+) -> None:
+    found = dict(
+        paths(timm.create_model(architecture, **{**SMALL, "img_size": 32 - 4 * (not heads)}))
+    )
+    assert found.pop("head", []) == heads
+    assert found == {role: names for role, names in VIT.items() if role != "head"}
+
+
+def test_the_slices_of_the_fused_projection_are_query_key_and_value() -> None:
+    model = backbone_named("timm-vit").tiny()
+    rows = {s.role: s.rows for s in survey(model, backbone_of(model)).sites if s.rows}
+    assert rows == {
+        "attention.query": (0, 32), "attention.key": (32, 64), "attention.value": (64, 96),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "widths"),
+    [
+        ("resnet18", "fc", [64, 64, 128, 128, 256, 256, 512, 512]),
+        ("resnet26", "fc", [256, 256, 512, 512, 1024, 1024, 2048, 2048]),
+        ("seresnet18", "fc", [64, 64, 128, 128, 256, 256, 512, 512]),
+        ("test_efficientnet", "classifier", [16, 24, 32, 48, 64]),
+        ("mobilenetv3_small_050", "classifier", None),
+    ],
+)
+def test_a_cnn_has_blocks_convolutions_norms_and_a_head(
+    architecture: str, head: str, widths: list[int] | None
+) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    backbone = backbone_of(model)
+    assert backbone.name == "timm-cnn"
+    sites = survey(model, backbone).sites
+    assert {s.role for s in sites} == {"model", "block", "conv", "norm", "head"}
+    assert [s.path for s in sites if s.role == "head"] == [head]
+    made = [s.layer.out_features for s in sites if s.role == "block"]
+    assert all(made) and (widths is None or made == widths)
+
+
+class Wrapper(nn.Module):
+    """A task's own head around a network."""
+
+    def __init__(self, network: nn.Module, width: int):
+        super().__init__()
+        self.network = network
+        self.classifier = nn.Sequential(nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "width"), [("timm-vit", 32), ("timm-cnn", 32), ("clip-vision", 16)]
+)
+def test_in_a_wrapper_every_layer_outside_of_the_network_is_a_head(family: str, width: int) -> None:
+    network = backbone_named(family).tiny()
+    model = Wrapper(network, width)
+    assert backbone_of(model).name == family and backbone_of(model).entry(model) == "network"
+    found = {(s.path, s.role) for s in survey(model, backbone_of(model)).sites}
+    inner = {(s.path, s.role) for s in survey(network, backbone_of(network)).sites}
+    heads = {("classifier.0", "head"), ("classifier.2", "head")}
+    assert found == {(f"network.{p}" if p else "network", r) for p, r in inner} | heads
+
+
+def clip() -> CLIPModel:
+    text = {
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "vocab_size": 40, "max_position_embeddings": 8,
+    }  # fmt: skip
+    vision: dict[str, Any] = dict(ClipVision.small)
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+
+
+def test_the_image_tower_of_a_whole_clip_has_the_roles_and_its_text_tower_is_apart() -> None:
+    model = clip()
+    found = paths(model)
+    tower = paths(backbone_named("clip-vision").tiny())
+    assert found == {**tower, "x-text": found["x-text"]}
+    assert all(p.startswith("text_model.") or p == "text_projection" for p in found["x-text"])
+    assert "model" in found and found["model"] == ["vision_model"]
+    sites = survey(model, backbone_of(model)).sites
+    assert {s.block for s in sites} == {None, 0, 1}
+    assert {s.layer.out_features for s in sites if s.role == "block"} == {32}
+
+
+def test_the_whole_of_clip_is_tuned_in_its_image_tower() -> None:
+    model = clip()
+    batch = {
+        **backbone_of(model).batch(model, 3),
+        "input_ids": torch.randint(0, 40, (3, 8)),
+        "return_loss": True,
+    }
+    bare = run(model, batch)
+    adapter = peftcore.attach(model, "probe", targets=["attention.*", "mlp.*"])
+    loss_of(model(**batch)).backward()
+    adapter.check_alive()
+    perturb(adapter)
+    assert not same(run(model, batch), bare)
+    adapter.detach()
+    assert same(run(model, batch), bare)
+
+
+def test_a_tower_without_its_projection_is_known() -> None:
+    tower = CLIPVisionModel(backbone_named("clip-vision").tiny().config)
+    found = paths(tower)
+    assert found["model"] == [""] and "pooler" not in found
+    assert found["attention.query"] == ["encoder.layers.0.self_attn.q_proj"]
+
+
+def test_a_call_with_tokens_of_a_text_says_nothing_of_the_patches() -> None:
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    model = clip()
+    assert backbone_of(model).context(model, (), {"input_ids": ids}).mask is None
+
+
+def test_a_convolution_with_the_padding_of_tensorflow_takes_another_weight() -> None:
+    from timm.layers.conv2d_same import Conv2dSame
+
+    from peftcore.layers import layer_of
+
+    conv = Conv2dSame(4, 6, 3, stride=2, groups=2)
+    handler = layer_of(conv)
+    assert handler is not None
+    assert handler.info(conv).weight_shape == (6, 2, 3, 3) and handler.info(conv).kind == "conv2d"
+    x = torch.randn(2, 4, 9, 8)
+    assert torch.equal(handler.call(conv, conv.weight, x), conv(x))
+    other = Conv2dSame(4, 6, 3, stride=2, groups=2)
+    other.bias = conv.bias
+    assert torch.equal(handler.call(conv, other.weight, x), other(x))
