@@ -31,6 +31,9 @@ def _spec(name: str, summary: str, paper: str) -> MethodSpec:
         config=f"peftcore_adapter.config:{config}Config",
         method=f"peftcore_adapter.method:{'BesideFeedForward' if whole else 'Adapter'}",
         paper=paper,
+        needs=("linear", "tokens"),
         # an up-projection of zero; the others start at small random values
         identity_at_start=whole,
+        # WavLM reads the weight of attention's output and never calls that layer
+        config_for={"wavlm": {"targets": ["attention", "mlp.down"]}} if name == "houlsby" else {},
     )

@@ -12,4 +12,5 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_dora.config:DoraConfig",
         method="peftcore_dora.method:Dora",
         paper="Liu et al. 2024, DoRA, https://arxiv.org/abs/2402.09353",
+        needs=("linear",),
     )

@@ -12,4 +12,5 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_fourierft.config:FourierFtConfig",
         method="peftcore_fourierft.method:FourierFt",
         paper="Gao et al. 2024, FourierFT, https://arxiv.org/abs/2405.03003",
+        needs=("linear",),
     )

@@ -24,4 +24,5 @@ def _spec(name: str, summary: str, paper: str = "") -> MethodSpec:
         config=f"peftcore_freeze.config:{config}Config",
         method="peftcore_freeze.method:Freeze",
         paper=paper,
+        needs=("attention",) if name == "attention_tuning" else (),
     )

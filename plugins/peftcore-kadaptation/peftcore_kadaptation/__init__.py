@@ -14,7 +14,9 @@ def peftcore_register_methods() -> list[MethodSpec]:
             method="peftcore_kadaptation.method:Kadaptation",
             paper="He et al. 2023, KAdaptation, https://arxiv.org/abs/2203.16329",
             # n must divide the widths, and the kit's models are narrow
-            config_for={"*": {"phm_dim": 4}},
+            # WavLM reads weights and never calls the layers
+            config_for={"*": {"phm_dim": 4}, "wavlm": {"phm_dim": 4, "bias": False}},
+            needs=("linear", "attention"),
         ),
         MethodSpec(
             name="compacter",
@@ -22,5 +24,6 @@ def peftcore_register_methods() -> list[MethodSpec]:
             config="peftcore_kadaptation.config:CompacterConfig",
             method="peftcore_kadaptation.method:Compacter",
             paper="Karimi Mahabadi et al. 2021, Compacter, https://arxiv.org/abs/2106.04647",
+            needs=("linear", "tokens"),
         ),
     ]

@@ -23,17 +23,17 @@ def same(found: Tensor | None, expected: Any) -> bool:
 
 @pytest.mark.parametrize("mask", [LEFT, RIGHT])
 def test_without_labels_every_real_token_is_the_prompt(mask: Tensor) -> None:
-    context = LLAMA.context((), {"input_ids": IDS, "attention_mask": mask})
+    context = LLAMA.context(None, (), {"input_ids": IDS, "attention_mask": mask})
     assert same(context.mask, mask) and same(context.prompt, mask)
     assert not context.generated
 
 
 def test_the_prompt_ends_at_the_first_label() -> None:
     labels = torch.tensor([[-100, -100, 7, 8, -100], [-100, -100, -100, 8, 9]])
-    context = LLAMA.context((), {"input_ids": IDS, "attention_mask": LEFT, "labels": labels})
+    context = LLAMA.context(None, (), {"input_ids": IDS, "attention_mask": LEFT, "labels": labels})
     assert same(context.prompt, [[1, 1, 0, 0, 0], [0, 0, 1, 0, 0]])
     context = LLAMA.context(
-        (), {"input_ids": IDS, "attention_mask": RIGHT, "labels": labels.flip(0)}
+        None, (), {"input_ids": IDS, "attention_mask": RIGHT, "labels": labels.flip(0)}
     )
     # RIGHT: the first row has three real tokens
     assert same(context.prompt, [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
@@ -41,19 +41,19 @@ def test_the_prompt_ends_at_the_first_label() -> None:
 
 def test_a_row_labelled_from_its_first_real_token_is_a_prompt_throughout() -> None:
     labels = IDS.masked_fill(LEFT == 0, -100)
-    context = LLAMA.context((), {"input_ids": IDS, "attention_mask": LEFT, "labels": labels})
+    context = LLAMA.context(None, (), {"input_ids": IDS, "attention_mask": LEFT, "labels": labels})
     assert same(context.prompt, LEFT)
 
 
 def test_a_row_without_labels_is_a_prompt_throughout() -> None:
     labels = torch.full_like(IDS, -100)
-    context = LLAMA.context((), {"input_ids": IDS, "attention_mask": RIGHT, "labels": labels})
+    context = LLAMA.context(None, (), {"input_ids": IDS, "attention_mask": RIGHT, "labels": labels})
     assert same(context.prompt, RIGHT)
 
 
 def test_labels_of_a_classifier_say_nothing_of_the_prompt() -> None:
     call = {"input_ids": IDS, "attention_mask": LEFT, "labels": torch.tensor([0, 1])}
-    assert same(LLAMA.context((), call).prompt, LEFT)
+    assert same(LLAMA.context(None, (), call).prompt, LEFT)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -63,7 +63,7 @@ def test_positional_arguments_mean_what_they_mean_to_the_model(family: str) -> N
     assert tuple(forward.parameters)[: len(backbone.positional)] == backbone.positional
     labels = torch.tensor([[-100, -100, 7, 8, 9]] * 2)
     values = {"input_ids": IDS, "attention_mask": LEFT, "labels": labels}
-    context = backbone.context(tuple(values.get(name) for name in backbone.positional), {})
+    context = backbone.context(None, tuple(values.get(name) for name in backbone.positional), {})
     assert same(context.mask, LEFT)
     assert same(context.prompt, [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
 
@@ -72,7 +72,7 @@ def calls_of(model: Any, backbone: Any, **options: Any) -> list[Context]:
     """Generate, and return the context of every call of the model."""
     seen: list[Context] = []
     handle = model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(backbone.context(args, kwargs)), with_kwargs=True
+        lambda _, args, kwargs: seen.append(backbone.context(None, args, kwargs)), with_kwargs=True
     )
     model.generate(
         input_ids=IDS, attention_mask=LEFT, max_new_tokens=3, min_new_tokens=3, do_sample=False,
@@ -106,21 +106,21 @@ def test_a_further_part_of_a_prompt_is_not_called_generated() -> None:
     cache = DynamicCache(config=model.config)
     model(input_ids=IDS[:, :2], attention_mask=LEFT[:, :2], past_key_values=cache)
     call = {"input_ids": IDS[:, 2:], "attention_mask": LEFT, "past_key_values": cache}
-    context = LLAMA.context((), call)
+    context = LLAMA.context(None, (), call)
     assert not context.generated and same(context.mask, LEFT[:, 2:])
 
 
 def test_a_prompt_of_one_token_is_not_called_generated() -> None:
     cache = DynamicCache(config=LLAMA.tiny().config)
     call = {"input_ids": IDS[:, :1], "past_key_values": cache}
-    assert not LLAMA.context((), call).generated
+    assert not LLAMA.context(None, (), call).generated
 
 
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_the_context_can_be_compiled_in_one_graph(with_labels: bool) -> None:
     def prompt(ids: Tensor, mask: Tensor, labels: Tensor | None) -> Tensor | None:
         call = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        return LLAMA.context((), call).prompt
+        return LLAMA.context(None, (), call).prompt
 
     labels = IDS.masked_fill(IDS < 7, -100) if with_labels else None
     compiled = torch.compile(prompt, fullgraph=True, backend="eager")

@@ -11,6 +11,7 @@ from peftcore.sites import survey
 BLOCK = "model.layers.0"
 
 LLAMA = {
+    "model": ["model"],
     "embeddings": ["model.embed_tokens"],
     "block": [BLOCK],
     "attention": [f"{BLOCK}.self_attn"],
@@ -34,6 +35,7 @@ TABLES: dict[str, Mapping[str, list[str]]] = {
     "qwen": LLAMA | {"norm": WITHIN + LLAMA["norm"]},
     "gemma": LLAMA | {"norm": [*WITHIN, *LLAMA["norm"][:2], *AROUND, "model.norm"]},
     "gpt2": {
+        "model": ["transformer"],
         "embeddings": ["transformer.wte"],
         "embeddings.position": ["transformer.wpe"],
         "block": ["transformer.h.0"],

@@ -23,6 +23,17 @@ class LoraConfig(MethodConfig):
     use_rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."
     )
+    init: Annotated[str, Field(pattern=r"^(default|pissa(_niter_\d+)?|olora)$")] = Field(
+        "default",
+        description="Start of A and B. `default`: random and zero; `pissa`: the largest singular"
+        " values of the weight, `pissa_niter_4`: those found by a fast, randomised search;"
+        " `olora`: the first rows and columns of its QR decomposition.",
+    )
+    loraplus_lr_ratio: float = Field(
+        1.0,
+        gt=0,
+        description="Learning rate of B over that of A (LoRA+; its authors take about 16).",
+    )
     targets: Targets = Field(
         Targets.model_validate(["attention.query", "attention.value"]),
         description="Linear, embedding and convolution layers to update.",

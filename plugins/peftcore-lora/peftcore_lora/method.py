@@ -1,14 +1,17 @@
 """The method: which piece goes where, and what cannot be done."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftcore import Method, Site, hookimpl
+from peftcore.config import MethodConfig
 from peftcore.errors import TargetError
 from peftcore.rewriting import bare_class
 from peftcore_lora.config import LoraConfig
+from peftcore_lora.from_weight import LowRankConvFromWeight, LowRankFromWeight, start_from
 from peftcore_lora.pieces import LowRank, LowRankConv, LowRankEmbedding
 
 #: Layers whose own call the piece repeats with A, so that nothing else may happen in it.
@@ -24,6 +27,15 @@ class Lora(Method):
     """Low-rank adaptation, Hu et al. 2022: y = base(x) + s B A dropout(x), s = alpha / r."""
 
     config: LoraConfig
+
+    def __init__(self, config: MethodConfig):
+        super().__init__(config)
+        self._loading = False
+
+    @hookimpl
+    def peftcore_prepare(self, state: Mapping[str, Tensor] | None) -> None:
+        """Note whether a checkpoint is loaded, which brings the start of A and B with it."""
+        self._loading = state is not None
 
     @hookimpl
     def peftcore_rewrite_module(
@@ -42,15 +54,27 @@ class Lora(Method):
         scale = alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
         self._check_layer(site)
         self._check_dropout(site, dropout)
-        if site.layer.kind == "linear":
-            self._check_rank(site, rank, 1)
-            return LowRank(site.layer, rank, scale, dropout)
         module: Any = site.module
-        if site.layer.kind == "embedding":
-            self._check_rank(site, rank, 1)
+        kind, init = site.layer.kind, self.config.init
+        groups = module.groups if kind.startswith("conv") else 1
+        self._check_rank(site, rank, groups)
+        if kind == "embedding":
+            self._check_random_start(site)
             return LowRankEmbedding(site.layer, rank, scale, module.padding_idx)
-        self._check_rank(site, rank, module.groups)
-        return LowRankConv(site.layer, rank, scale, dropout, module)
+        if init == "default":
+            if kind == "linear":
+                return LowRank(site.layer, rank, scale, dropout)
+            return LowRankConv(site.layer, rank, scale, dropout, module)
+        known = self._loading or site.layer.device.type == "meta"
+        start = None if known else start_from(site, init, rank, scale, groups)
+        if kind == "linear":
+            return LowRankFromWeight(start, site.layer, rank, scale, dropout)
+        return LowRankConvFromWeight(start, site.layer, rank, scale, dropout, module)
+
+    @hookimpl
+    def peftcore_learning_rates(self) -> dict[str, float]:
+        """Return LoRA+'s ratio of B's learning rate to A's (Hayou et al. 2024)."""
+        return {"lora_B": self.config.loraplus_lr_ratio}
 
     def _check_layer(self, site: Site) -> None:
         kind = site.layer.kind
@@ -81,6 +105,14 @@ class Lora(Method):
             f" {why}. Write dropout: 0, or for this role alone"
             f' dropout: {{"{site.role}": 0, "default": {dropout}}}.'
         )
+
+    def _check_random_start(self, site: Site) -> None:
+        if self.config.init != "default":
+            raise TargetError(
+                f"{self.label}.init: {self.config.init} starts linear layers and convolutions from"
+                f" their weight; {site.name} ({site.role}) is an embedding. Write init: default, or"
+                " leave it out with exclude."
+            )
 
     def _check_rank(self, site: Site, rank: int, groups: int) -> None:
         layer = site.layer

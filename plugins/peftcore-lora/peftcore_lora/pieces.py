@@ -44,9 +44,14 @@ class LowRank(Delta):
         # scaled where the tensor is smallest
         return F.linear(read if self.scale == 1 else read * self.scale, up)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A, [r, in], and s B, [out, r]."""
+        return self.lora_A, self.lora_B * self.scale
+
     def weight_delta(self) -> Tensor:
         """Return s B A, [out, in]."""
-        return (self.lora_B * self.scale) @ self.lora_A
+        down, up = self.factors()
+        return up @ down
 
     @classmethod
     def batched(  # type: ignore[override]
@@ -56,14 +61,13 @@ class LowRank(Delta):
 
         None where the ranks differ or dropout is at work.
         """
-        first = pieces[0]
-        same = all(p.lora_A.shape == first.lora_A.shape for p in pieces)
+        same = all(p.lora_A.shape == pieces[0].lora_A.shape for p in pieces)
         if not same or any(p.dropout and p.training for p in pieces):
             return None
+        all_downs, all_ups = zip(*(p.factors() for p in pieces), strict=True)
         # rows without a piece take the last of the bank, an update of zero
-        none = torch.zeros_like(first.lora_B)
-        downs = torch.stack([*(p.lora_A for p in pieces), first.lora_A])
-        ups = torch.stack([*(p.lora_B * p.scale for p in pieces), none])
+        downs = torch.stack([*all_downs, all_downs[0]])
+        ups = torch.stack([*all_ups, torch.zeros_like(all_ups[0])])
         which = torch.where(index < 0, len(pieces), index)
 
         def serve(x: Tensor) -> Tensor:
@@ -134,20 +138,27 @@ class LowRankConv(Delta):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [B, out, ...], of activations [B, in, ...]."""
+        return self.convolve(x, self.lora_A, self.lora_B, self.dropout if self.training else 0)
+
+    def convolve(self, x: Tensor, down: Tensor, up: Tensor, dropout: float = 0) -> Tensor:
+        """Return s times the product of two convolutions of x, as that of B and A is."""
         if self.padding is not None:
             x = F.pad(x, self.padding, self.padding_mode)
-        down, up = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        if self.dropout and self.training:
-            read = _dropped(x, down, self.dropout, self.geometry)
+        down, up = down.to(x.dtype), up.to(x.dtype)
+        if dropout:
+            read = _dropped(x, down, dropout, self.geometry)
         else:
             read = torch.convolution(x, down, None, *self.geometry)
         return torch.convolution(read * self.scale, up, None, *self.pointwise)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A, [r, in / groups, ...], and s B, [out, r / groups, 1, ...]."""
+        return self.lora_A, self.lora_B * self.scale
+
     def weight_delta(self) -> Tensor:
         """Return s B A of each group, [out, in / groups, ...]."""
         groups = self.geometry[-1]
-        down = self.lora_A.reshape(groups, len(self.lora_A) // groups, -1)
-        up = self.lora_B.reshape(groups, len(self.lora_B) // groups, -1) * self.scale
+        down, up = (each.reshape(groups, len(each) // groups, -1) for each in self.factors())
         return torch.bmm(up, down).reshape(self.weight_shape)
 
 

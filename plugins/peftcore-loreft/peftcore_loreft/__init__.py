@@ -34,6 +34,7 @@ def peftcore_register_methods() -> list[MethodSpec]:
             method,
             paper,
             identity_at_start=False,
+            needs=("tokens",),
         )
         for name, (config, summary) in _METHODS.items()
     ]

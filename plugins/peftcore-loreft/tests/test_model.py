@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
+from peftcore.errors import AttachError, ConfigError, TargetError
 from peftcore.plugins import registry
 
 transformers = pytest.importorskip("transformers")
@@ -171,3 +171,36 @@ def test_a_convolution_is_refused():
 def test_a_mistyped_field_is_refused_with_the_nearest_one():
     with pytest.raises(ConfigError, match="Did you mean share_weights"):
         peftcore.attach(llama(), "loreft", share_weight=True)
+
+
+@needs_llama
+def test_rows_with_adapters_of_their_own_generate_as_they_do_alone():
+    model, batch = llama(), prompts(6, 4, 6, side="left")
+    names = ["a", None, "b"]
+    for name, positions in (("a", "f2+l1"), ("b", "l3")):
+        adapter = peftcore.attach(model, "loreft", rank=2, positions=positions, name=name)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.5)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    alone = []
+    for row, name in enumerate(names):
+        peftcore.activate(model, *([name] if name else []))
+        alone.append(model.generate(**batch, **options)[row])
+    with peftcore.route(model, names):
+        mixed = model.generate(**batch, **options)
+    assert torch.equal(mixed, torch.stack(alone))
+    assert len({tuple(row.tolist()[-4:]) for row in mixed}) > 1
+
+
+@needs_llama
+@pytest.mark.skipif("adapter" not in registry().methods, reason="peftcore-adapter is not installed")
+def test_rows_cannot_differ_where_a_block_with_other_pieces_writes_to_a_cache():
+    model, batch = llama(), prompts(6, 4, side="left")
+    for name in ("a", "b"):
+        peftcore.attach(model, "adapter", targets=["block"], placement="before", name=name)
+    with (
+        peftcore.route(model, ["a", "b"]),
+        pytest.raises(AttachError, match="at this LlamaDecoderLayer while it writes to a cache"),
+    ):
+        model(**batch, use_cache=True)

@@ -27,6 +27,7 @@ def peftcore_register_methods() -> list[MethodSpec]:
             config=f"peftcore_lycoris.config:{cls}Config",
             method=f"peftcore_lycoris.method:{cls}",
             paper=paper,
+            needs=("linear",),
         )
         for name, (cls, summary, paper) in _METHODS.items()
     ]

@@ -29,6 +29,7 @@ def peftcore_register_methods() -> list[MethodSpec]:
             config=f"peftcore_oft.config:{name.capitalize()}Config",
             method=f"peftcore_oft.method:{name.capitalize()}",
             paper=paper,
+            needs=("linear",),
         )
         for name, (summary, paper) in _METHODS.items()
     ]

@@ -25,6 +25,7 @@ COUNTS = {
 BLOCK = "encoder.layer.0"
 
 TABLE = {
+    "model": [""],
     "embeddings": ["embeddings.word_embeddings"],
     "block": [BLOCK],
     "attention": [f"{BLOCK}.attention"],

@@ -20,6 +20,7 @@ def paths(family: str, head: str) -> Mapping[str, list[str]]:
 def bert_like(prefix: str, **changes: list[str]) -> dict[str, list[str]]:
     block = f"{prefix}.encoder.layer.0"
     table = {
+        "model": [prefix],
         "embeddings": [f"{prefix}.embeddings.word_embeddings"],
         "embeddings.position": [f"{prefix}.embeddings.position_embeddings"],
         "x-token-type": [f"{prefix}.embeddings.token_type_embeddings"],
@@ -71,6 +72,7 @@ TABLES = {
         },
     ),
     "distilbert": {
+        "model": ["distilbert"],
         "embeddings": ["distilbert.embeddings.word_embeddings"],
         "embeddings.position": ["distilbert.embeddings.position_embeddings"],
         "block": [DISTIL],
@@ -128,7 +130,7 @@ def test_in_a_wrapper_every_layer_outside_of_the_network_is_a_head(family: str) 
     found = {s.path: s.role for s in survey(model, backbone).sites}
     inner = {s.path: s.role for s in survey(model.encoder, backbone).sites}
     heads = {"classifier.0": "head", "classifier.2": "head"}
-    assert found == {f"encoder.{path}": role for path, role in inner.items()} | heads
+    assert found == {f"encoder.{path}".rstrip("."): role for path, role in inner.items()} | heads
     assert backbone.width(model, "", model) == 32
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from peftcore_train.schema import TrainSection
-from peftcore_train.task import Features, Task
+from peftcore_train.task import Batch, Features, Task
 
 #: Batches among which rows of similar length are put together.
 _MEGABATCH = 50
@@ -93,6 +93,20 @@ class ScoringBatches(Sampler[list[Pick]]):
                 (index, random.Random(f"row-{index}").getrandbits(63))
                 for index in self.order[i : i + self.batch_size]
             ]
+
+
+class SingleRows:
+    """Encoded rows in a random order that depends on the seed alone, as batches of one."""
+
+    def __init__(self, task: Task, features: Sequence[Features], seed: int):
+        self.task = task
+        self.features = features
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = len(self.features)
+        for index in random.Random(f"{self.seed}-single").sample(range(count), count):
+            yield self.task.collate([self.features[index]])
 
 
 def lengths_of(features: Sequence[Features]) -> list[int]:

@@ -1,6 +1,6 @@
 """From a recipe to a model with an adapter, new or read from a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,11 +10,13 @@ import peftcore
 from peftcore.adapter import Adapter
 from peftcore.backbones import Backbone, Loaded, backbone_for_source
 from peftcore.errors import ConfigError, UnknownName
+from peftcore.examples import Examples
 from peftcore.planning import SAVED, Plan
 from peftcore.plugins import registry, resolve
 from peftcore.recipes import BackboneSection
+from peftcore_train.batches import SingleRows
 from peftcore_train.schema import Job, TrainSection
-from peftcore_train.task import Task
+from peftcore_train.task import Features, Task
 
 
 def make_task(job: Job) -> Task:
@@ -93,8 +95,18 @@ def plan(job: Job, task: Task, model: nn.Module, loaded: Loaded) -> Plan:
     )
 
 
-def attach(job: Job, task: Task, model: nn.Module, loaded: Loaded) -> Adapter:
-    """Put the recipe's methods on a model."""
+def attach(
+    job: Job, task: Task, model: nn.Module, loaded: Loaded, rows: Sequence[Features]
+) -> Adapter:
+    """Put the recipe's methods on a model.
+
+    Args:
+        job: the recipe.
+        task: the task, whose loss methods may look at before they start.
+        model: the model.
+        loaded: the backbone inside it.
+        rows: encoded training rows, for methods whose start depends on data.
+    """
     saved, frozen = whole_modules(job, task, model, loaded)
     return peftcore.attach(
         model,
@@ -102,6 +114,7 @@ def attach(job: Job, task: Task, model: nn.Module, loaded: Loaded) -> Adapter:
         backbone=job.recipe.backbone.name,
         modules_to_save=saved,
         save_frozen=frozen,
+        examples=Examples(SingleRows(task, rows, job.recipe.seed), task.loss),
     )
 
 
@@ -117,9 +130,10 @@ def optimizer(adapter: Adapter, section: TrainSection) -> torch.optim.AdamW:
     """
     head = {id(p) for p in head_parameters(adapter)}
     rate, head_rate = section.learning_rate, section.head_learning_rate or section.learning_rate
+    factors = adapter.learning_rates()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in adapter.parameters():
-        peak = head_rate if id(parameter) in head else rate
+        peak = head_rate if id(parameter) in head else rate * factors.get(parameter, 1.0)
         decay = section.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(

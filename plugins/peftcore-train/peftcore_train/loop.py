@@ -70,7 +70,8 @@ def total_steps(section: TrainSection, batches: int, accelerator: Accelerator) -
 class Loop:
     """One training run, from its start or from a saved state.
 
-    As in transformers the whole model is in training mode, so the base's dropout is active.
+    As in transformers the whole model is in training mode, so the base's dropout is active; only
+    batch norms keep the statistics of the base.
 
     Attributes:
         position: how far the run has come.
@@ -131,7 +132,7 @@ class Loop:
     def _epoch(self) -> None:
         batches = self.session.batches
         batches.epoch, batches.start = self.position.epoch, self.position.batch
-        self.session.model.train()
+        self._train_mode()
         if not self._steps_done() and self.position.batch < len(batches):
             for batch in self.session.loader:
                 self._batch(batch)
@@ -143,15 +144,24 @@ class Loop:
         self.position.batch, self.position.loss_sum = 0, 0.0
         self.save()
 
+    def _train_mode(self) -> None:
+        """Switch to training; statistics of the frozen base, which no adapter stores, stay."""
+        self.session.model.train()
+        for module in self.session.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     def _batch(self, batch: Any) -> None:
         with self.accelerator.accumulate(self.session.model):
             with self.accelerator.autocast():
                 loss = self.session.task.loss(self.session.model, batch)
-            value = self._finite(loss)
-            self.accelerator.backward(loss)
+            whole = loss + self.adapter.extra_loss()
+            self._finite(whole)
+            value = float(loss.detach())
             if not self.checked:
-                self.adapter.check_alive()
+                self.adapter.check_alive(loss)
                 self.checked = True
+            self.accelerator.backward(whole)
             self.position.batch += 1
             self.position.loss_sum += value
             if self.accelerator.sync_gradients:
@@ -170,13 +180,15 @@ class Loop:
         if self.section.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.section.max_grad_norm)
         self.session.optimizer.step()
-        self.session.optimizer.zero_grad()
         self.position.step += 1
+        if not self.accelerator.optimizer_step_was_skipped:  # for gradients that are not finite
+            self.adapter.after_step(self.position.step, self.total)
+        self.session.optimizer.zero_grad()
         self.progress.step(loss)
         if self.position.step % self.section.log_steps == 0:
             self._log(loss, part * self.section.learning_rate)
 
-    def _finite(self, loss: Tensor) -> float:
+    def _finite(self, loss: Tensor) -> None:
         value = float(loss.detach())
         if not math.isfinite(value):
             best = self.position.best
@@ -186,7 +198,6 @@ class Loop:
                 f" {self.position.epoch + 1}: lower train.learning_rate, or train in another"
                 f" precision.{kept}"
             )
-        return value
 
     def _log(self, loss: float, rate: float) -> None:
         record = {"step": self.position.step, "epoch": self.position.epoch + 1, "loss": loss}

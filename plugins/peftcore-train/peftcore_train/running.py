@@ -206,11 +206,12 @@ def _session(
     if section.trackers:
         accelerator.init_trackers(job.recipe.name)
     set_seed(job.recipe.seed)
-    adapter = building.attach(job, task, prepared.model, prepared.loaded)
+    rows = prepared.features["train"]
+    adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
     if section.gradient_checkpointing:
         _checkpoint_activations(prepared.loaded.model)
-    batches = TrainingBatches(lengths_of(prepared.features["train"]), section, job.recipe.seed)
-    training = loader(task, prepared.features["train"], batches, section.num_workers)
+    batches = TrainingBatches(lengths_of(rows), section, job.recipe.seed)
+    training = loader(task, rows, batches, section.num_workers)
     scoring = scoring_loader(task, prepared.features["validation"], section)
     model, training, scoring = accelerator.prepare(prepared.model, training, scoring)
     # after the model has moved to its device

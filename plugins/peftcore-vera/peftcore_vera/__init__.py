@@ -12,4 +12,5 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_vera.config:VeraConfig",
         method="peftcore_vera.method:Vera",
         paper="Kopiczko et al. 2024, VeRA, https://arxiv.org/abs/2310.11454",
+        needs=("linear",),
     )

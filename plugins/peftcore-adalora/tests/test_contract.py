@@ -1,0 +1,15 @@
+"""What every method must do."""
+
+from peftcore.testing import MethodContract
+
+
+class TestAdaLora(MethodContract):
+    method = "adalora"
+    config = {"init_r": 4, "target_r": 2}
+
+
+class TestWithDropoutEverywhere(MethodContract):
+    method = "adalora"
+    config = {
+        "init_r": 3, "target_r": 1, "alpha": 6, "dropout": 0.2, "targets": ["all-linear"],
+    }  # fmt: skip

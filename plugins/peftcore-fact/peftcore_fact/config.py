@@ -1,0 +1,34 @@
+"""What a recipe can say about FacT."""
+
+from pydantic import Field
+
+from peftcore.config import MethodConfig, Targets
+
+
+class FactConfig(MethodConfig):
+    """Configuration of FacT, in tensor-train and in Tucker form."""
+
+    rank: int = Field(
+        8, ge=1, description="Rank r of the factors; at most the width that the layers share."
+    )
+    scale: float = Field(
+        1.0, gt=0, description="Factor s of the update; the authors search 0.01 to 100 for a task."
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout before the last factor, in training; the release has 0.1.",
+    )
+    targets: Targets = Field(
+        Targets.model_validate(
+            [
+                "attention.query",
+                "attention.key",
+                "attention.value",
+                "attention.output",
+                "mlp.*",
+            ]
+        ),
+        description="Linear layers to update.",
+    )

@@ -1,0 +1,27 @@
+"""What a recipe can say about LLaMA-Adapter."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from peftcore.config import MethodConfig, Targets
+
+
+class LlamaAdapterConfig(MethodConfig):
+    """Configuration of LLaMA-Adapter."""
+
+    adapter_len: int = Field(
+        10, ge=1, description="K: number of prompts; at most the number of the model's positions."
+    )
+    adapter_layers: int | None = Field(
+        None,
+        ge=1,
+        description="Number of layers that get prompts, from the top; by default all but the lowest"
+        " two, as the paper's 30 of 32.",
+    )
+    gate: Literal["tanh", "linear"] = Field(
+        "tanh", description="What multiplies the attention to prompts: tanh(g), or g itself."
+    )
+    targets: Targets = Field(
+        Targets.model_validate(["attention"]), description="Self-attention to choose layers of."
+    )

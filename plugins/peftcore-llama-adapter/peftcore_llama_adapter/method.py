@@ -1,0 +1,114 @@
+"""LLaMA-Adapter: which layers get prompts, and where in them the pieces go."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from peftcore import Method, Piece, Site, hookimpl
+from peftcore.config import MethodConfig
+from peftcore.errors import TargetError
+from peftcore_llama_adapter.config import LlamaAdapterConfig
+from peftcore_llama_adapter.pieces import AddPrompts, Parts, Prompts, TakeQuery
+
+_HEADS = ("num_heads", "num_attention_heads", "n_heads")
+
+
+class LlamaAdapter(Method):
+    """Zero-initialised attention, Zhang et al. 2023."""
+
+    config: LlamaAdapterConfig
+
+    def __init__(self, config: MethodConfig):
+        super().__init__(config)
+        #: path of a module to the attention that it is a part of
+        self._attention: dict[str, Parts] = {}
+        self._queries: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
+        self._prompts: dict[str, Prompts] = {}
+
+    @hookimpl
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
+        """Find the chosen layers and their projections.
+
+        Raises:
+            TargetError: the model has fewer layers; or one has no projections that are called; or
+                there are more prompts than the model has positions.
+        """
+        layers = [site for site in sites if site.matches(self.config.targets)]
+        count = self.config.adapter_layers or max(1, len(layers) - 2)
+        if count > len(layers):
+            raise TargetError(
+                f"{self.label}.adapter_layers: {count} layers are more than the {len(layers)} whose"
+                " attention is targeted."
+            )
+        for site in layers[-count:]:
+            inside = [s for s in sites if s.path.startswith(f"{site.path}.")]
+            parts = [self._part(site, inside, p) for p in ("query", "key", "value", "output")]
+            query, key, value, output = parts
+            self._check_positions(site.module)
+            self._attention[site.path] = self._parts(site, query, key, value)
+            self._queries[query.path] = self._outputs[output.path] = site.path
+
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> Piece | None:
+        """Return the prompts of an attention, or what links its projections to them."""
+        if site.rows is not None:
+            return None
+        if site.path in self._attention:
+            made = Prompts(site, self._attention[site.path], self.config)
+            self._prompts[site.path] = made
+            return made
+        if site.path in self._queries:
+            return TakeQuery(self._prompts[self._queries[site.path]])
+        if site.path in self._outputs:
+            return AddPrompts(self._prompts[self._outputs[site.path]])
+        return None
+
+    def _part(self, attention: Site, inside: Sequence[Site], part: str) -> Site:
+        """Return the site of a projection, which may be a slice of a fused one."""
+        found = [site for site in inside if site.role == f"attention.{part}"]
+        if len(found) != 1 or found[0].direct:
+            raise TargetError(
+                f"{self.label}: {attention.name or 'the model'} ({attention.role}) does not call"
+                f" one projection for its {part}, so that prompts cannot pass through it. Target"
+                " attention whose projections are layers of their own."
+            )
+        return found[0]
+
+    def _parts(self, site: Site, query: Site, key: Site, value: Site) -> Parts:
+        heads = _heads(site.module)
+        width, rest = divmod(query.layer.out_features, heads) if heads else (0, 1)
+        fits = not rest and key.layer.out_features % width == 0
+        if not fits or key.layer.out_features != value.layer.out_features:
+            raise TargetError(
+                f"{self.label}: {site.path} ({site.role}) does not say how many heads it has, or"
+                " its keys and values do not divide into them. Leave it out with targets."
+            )
+        # some models multiply their queries themselves, and say so by a scale of one
+        scale = getattr(site.module, "scaling", 1.0)
+        return Parts(
+            heads, width, key.layer.in_features, scale if scale != 1 else width**-0.5,
+            (query.rows, key.rows, value.rows), key.module, value.module,
+            getattr(site.module, "q_norm", None), getattr(site.module, "k_norm", None),
+        )  # fmt: skip
+
+    def _check_positions(self, module: nn.Module) -> None:
+        config = getattr(module, "config", None)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and self.config.adapter_len > positions:
+            raise TargetError(
+                f"{self.label}.adapter_len: {self.config.adapter_len} is more than the {positions}"
+                " positions of the model."
+            )
+
+
+def _heads(attention: nn.Module) -> int:
+    """Return the number of heads that an attention or its configuration tells; 0 for none."""
+    for module in attention.modules():
+        for teller in (module, getattr(module, "config", None)):
+            for name in _HEADS:
+                heads: Any = getattr(teller, name, None)
+                if isinstance(heads, int):
+                    return heads
+    return 0

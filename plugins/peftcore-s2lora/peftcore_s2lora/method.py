@@ -1,0 +1,117 @@
+"""The method: which layers share a pair, and what keeps the coefficients sparse."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from peftcore import Method, Site, hookimpl
+from peftcore.config import MethodConfig
+from peftcore.errors import TargetError
+from peftcore.programs import Placed
+from peftcore_s2lora.config import S2LoraConfig
+from peftcore_s2lora.pieces import Pair, SharedLowRank
+
+
+class S2Lora(Method):
+    """Sparsely shared LoRA, reconstructed from the abstract of Liu et al. 2024."""
+
+    config: S2LoraConfig
+
+    def __init__(self, config: MethodConfig):
+        super().__init__(config)
+        self._pairs: dict[tuple[int, ...], Pair] = {}
+
+    @hookimpl
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
+        """Check the targeted layers, and the budget against the number of coefficients.
+
+        Raises:
+            TargetError: one is no linear layer or narrower than the rank, or nothing is left for
+                the budget to take away.
+        """
+        chosen = [site for site in sites if site.matches(self.config.targets)]
+        for site in chosen:
+            self._check(site)
+        budget, all_of_them = self.config.budget, len(chosen) * self.config.rank
+        if budget is not None and budget > all_of_them:
+            raise TargetError(
+                f"{self.label}.budget: budget {budget} is above {all_of_them}, the number of"
+                f" coefficients of {len(chosen)} layers at rank {self.config.rank}. Write less."
+            )
+
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> SharedLowRank | None:
+        """Return the update of a targeted linear layer."""
+        if not site.matches(self.config.targets):
+            return None
+        layer = site.layer
+        size = tuple(sorted((layer.in_features, layer.out_features)))
+        owns = size not in self._pairs
+        if owns:
+            self._pairs[size] = Pair(layer, self.config.rank)
+        return SharedLowRank(layer, self._pairs[size], owns=owns, scale=self.config.scale)
+
+    @hookimpl
+    def peftcore_extra_loss(self, placed: Sequence[Placed]) -> Tensor | None:
+        """Return the penalty on the coefficients and that on the pairs, where there are any."""
+        config, coefficients = self.config, _coefficients(placed)
+        device = coefficients[0].device
+        terms = []
+        if config.sparsity == "l1" and config.beta:
+            terms += [config.beta * c.abs().sum().to(device) for c in coefficients]
+        if config.gamma:
+            pairs = [m for item in placed for m in item.piece.children() if isinstance(m, Pair)]
+            terms += [config.gamma * pair.orthogonality().to(device) for pair in pairs]
+        return torch.stack(terms).sum() if terms else None
+
+    @hookimpl
+    def peftcore_after_step(self, placed: Sequence[Placed], step: int, steps: int) -> None:
+        """Keep the largest coefficients, or take all of them nearer to zero."""
+        coefficients = _coefficients(placed)
+        if self.config.threshold is not None:
+            for c in coefficients:
+                c.copy_(torch.nn.functional.softshrink(c, self.config.threshold))
+        if self.config.budget is not None:
+            count = sum(len(c) for c in coefficients)
+            keep_largest(coefficients, scheduled(count, self.config.budget, step / steps))
+
+    def _check(self, site: Site) -> None:
+        layer, rank = site.layer, self.config.rank
+        where = f"{site.name or 'the model'} ({site.role})"
+        if layer.kind != "linear":
+            raise TargetError(
+                f"{self.label}.targets: {where} is of kind {layer.kind}; S2-LoRA updates linear"
+                " layers. Name those inside it, or leave it out with exclude."
+            )
+        most = min(layer.in_features, layer.out_features)
+        if rank > most:
+            raise TargetError(
+                f"{self.label}.rank: rank {rank} is above {most}, the smaller side of {where}."
+                f" Write rank: {most} or less, or leave it out with exclude."
+            )
+
+
+def scheduled(count: int, budget: int, progress: float) -> int:
+    """Return how many of all coefficients to keep: half a cosine from all to the budget."""
+    return budget + round((count - budget) * (1 + math.cos(math.pi * min(progress, 1))) / 2)
+
+
+def keep_largest(coefficients: Sequence[Tensor], number: int) -> None:
+    """Set all but that many coefficients to zero, the smallest over all layers, in place.
+
+    It is a hard threshold after each step: what is zeroed here has a gradient still, may grow in
+    the next step and is kept then if it is large enough.
+    """
+    device = coefficients[0].device
+    sizes = [len(c) for c in coefficients]
+    everything = torch.cat([c.abs().to(device) for c in coefficients])
+    kept = torch.zeros_like(everything)
+    kept[everything.topk(number).indices] = 1
+    for c, mask in zip(coefficients, kept.split(sizes), strict=True):
+        c.mul_(mask.to(c))
+
+
+def _coefficients(placed: Sequence[Placed]) -> list[Tensor]:
+    return [item.piece.coefficients for item in placed if isinstance(item.piece, SharedLowRank)]
