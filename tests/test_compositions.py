@@ -1,0 +1,64 @@
+"""Any two methods on one model: together in both orders, or refused with a reason."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import peftcore
+from peftcore.errors import PeftcoreError
+from peftcore.plugins import registry
+from peftcore.testing.matrix import config_for, loss_of, pairs, perturb, run, same, tiny
+
+METHODS = sorted({pair.method for pair in pairs()})
+POSSIBLE = {(pair.method, pair.backbone) for pair in pairs() if not pair.impossible}
+#: The cheapest backbone on which both can run is taken.
+BACKBONES = [
+    b for b in ("toy", "llama", "bert", "timm-vit", "timm-cnn") if b in registry().backbones
+]
+#: Methods that leave nothing to those behind them: all that these train is taken already.
+REFUSED = {
+    "difffit": {"bitfit", "norm_tuning"},
+    "full": {"attention_tuning", "bitfit", "freeze", "norm_tuning"},
+    "houlsby": {"norm_tuning"},
+}
+
+
+def backbone_for(*methods: str) -> str | None:
+    return next((b for b in BACKBONES if all((m, b) in POSSIBLE for m in methods)), None)
+
+
+def choice(method: str, backbone: str) -> dict[str, Any]:
+    return {"method": method, **config_for(method, backbone)}
+
+
+@pytest.mark.parametrize("first", METHODS)
+def test_two_methods_live_together_or_say_why_not(first: str, tmp_path: Path) -> None:
+    refused = {}
+    for second in METHODS:
+        backbone = backbone_for(first, second)
+        if second == first or backbone is None:
+            continue
+        _, model, batch = tiny(backbone)
+        bare, keys = run(model, batch), list(model.state_dict())
+        try:
+            adapter = peftcore.attach(model, [choice(first, backbone), choice(second, backbone)])
+        except PeftcoreError as error:
+            refused[second] = str(error)
+            assert same(run(model, batch), bare) and list(model.state_dict()) == keys
+            continue
+        (loss_of(model(**batch)) + adapter.extra_loss()).backward()
+        adapter.check_alive()
+        labels = {item.label for item in adapter.placed} | {s.selected.label for s in adapter.swaps}
+        assert labels == {first, second}
+        torch.manual_seed(0)
+        perturb(adapter)
+        tuned = run(model, batch)
+        adapter.save(tmp_path / second)
+        adapter.detach()
+        assert same(run(model, batch), bare)
+        peftcore.load(model, tmp_path / second)
+        assert same(run(model, batch), tuned), f"{first} + {second} on {backbone}"
+    assert refused.keys() == REFUSED.get(first, set())
+    assert all("found nothing to do" in reason for reason in refused.values())
