@@ -48,4 +48,7 @@ class Examples:
             if given == count:
                 return
         if given < count:
-            raise AttachError(f"{count} examples were asked for and {given} are there.")
+            raise AttachError(
+                f"{count} examples were asked for and {given} are there: give more, or let the"
+                " method look at fewer (its field for that is mostly called samples)."
+            )
