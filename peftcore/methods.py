@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from peftcore.config import MethodConfig, validated
-from peftcore.errors import ConfigError, PluginError, nearest
+from peftcore.errors import ConfigError, PluginError, TargetError, nearest
 from peftcore.hookspecs import Adapting
 from peftcore.plugins import registry, resolve
+
+if TYPE_CHECKING:
+    from peftcore.sites import Site
 
 MethodChoice = str | Mapping[str, Any]
 
@@ -34,6 +37,22 @@ class Method:
     def examples(self) -> int:
         """Number of examples that the method looks at before it is attached."""
         return 0
+
+    def check_linear(self, site: Site, does: str) -> None:
+        """Refuse a targeted site that is no linear layer.
+
+        Args:
+            site: the site.
+            does: what the method does with linear layers, as the beginning of a sentence.
+
+        Raises:
+            TargetError: it is none.
+        """
+        if site.layer.kind != "linear":
+            raise TargetError(
+                f"{self.label}.targets: {site.here} is of kind {site.layer.kind}; {does}. Name the"
+                " layers inside it, or leave it out with exclude."
+            )
 
 
 class Methods:

@@ -64,6 +64,11 @@ class Site:
         """The path, with the role where several sites share one module."""
         return f"{self.path}[{self.role}]" if self.rows else self.path
 
+    @property
+    def here(self) -> str:
+        """The place as sentences name it: path and role."""
+        return f"{self.name or 'the model'} ({self.role})"
+
     def weight(self) -> torch.Tensor:
         """Return the weight here, [out, in, ...], without gradient; dequantised, of the slice."""
         fused = self.weight_name == InProjection.weight_name

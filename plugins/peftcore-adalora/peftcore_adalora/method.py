@@ -28,12 +28,8 @@ class AdaLora(Method):
         config = self.config
         if not site.matches(config.targets):
             return None
-        layer, here = site.layer, f"{site.name or 'the model'} ({site.role})"
-        if layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {here} is of kind {layer.kind}; AdaLoRA updates linear"
-                " layers. Name the layers inside it, or leave it out with exclude."
-            )
+        layer, here = site.layer, site.here
+        self.check_linear(site, "AdaLoRA updates linear layers")
         most = min(layer.in_features, layer.out_features)
         if config.init_r > most:
             raise TargetError(

@@ -52,7 +52,7 @@ class Adapter(Method):
         return chosen
 
     def _check(self, site: Site, placement: str) -> None:
-        kind, place = site.layer.kind, f"{site.name or 'the model'} ({site.role})"
+        kind, place = site.layer.kind, site.here
         where = f"{self.label}.targets: {place}"
         if kind.startswith("conv") or site.layer.out_features == 0:
             raise TargetError(
@@ -122,10 +122,7 @@ class BesideFeedForward(Method):
 
     def _check(self, site: Site) -> None:
         if site.layer.kind != "linear" or site.rows is not None:
-            raise TargetError(
-                f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is no whole linear"
-                f" layer: {_TWO}"
-            )
+            raise TargetError(f"{self.label}.targets: {site.here} is no whole linear layer: {_TWO}")
 
 
 _TWO = (

@@ -54,7 +54,7 @@ class DiffFit(Method):
         kind = site.layer.kind
         if kind != "linear" and not kind.startswith("conv"):
             raise TargetError(
-                f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is of kind {kind};"
+                f"{self.label}.targets: {site.here} is of kind {kind};"
                 " name the last linear layer or convolution of the branch, such as mlp.down."
             )
         return Gamma(site.layer, per_feature=self.config.per_feature)

@@ -35,12 +35,8 @@ class Dora(Method):
         return Decomposed(site, rank, scale, dropout)
 
     def _check(self, site: Site, rank: int, dropout: float) -> None:
-        layer, here = site.layer, f"{site.name or 'the model'} ({site.role})"
-        if layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {here} is of kind {layer.kind}; DoRA tunes linear layers."
-                " Name the layers inside it, or leave it out with exclude."
-            )
+        layer, here = site.layer, site.here
+        self.check_linear(site, "DoRA tunes linear layers")
         most = min(layer.in_features, layer.out_features)
         if rank > most:
             raise TargetError(

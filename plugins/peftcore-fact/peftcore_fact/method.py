@@ -59,12 +59,8 @@ class FactTT(Method):
         return TensorTrain(layer, self._factors, **options)
 
     def _check(self, site: Site) -> None:
-        where = f"{site.name or 'the model'} ({site.role})"
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {where} is of kind {site.layer.kind}; FacT updates linear"
-                " layers. Name those inside it, or leave it out with exclude."
-            )
+        where = site.here
+        self.check_linear(site, "FacT updates linear layers")
         if site.direct and self.config.dropout:
             raise TargetError(
                 f"{self.label}.dropout: dropout {self.config.dropout} cannot act at {where}: the"

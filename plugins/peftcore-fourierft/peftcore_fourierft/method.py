@@ -59,12 +59,8 @@ class FourierFt(Method):
         """
         if not site.matches(self.config.targets):
             return None
-        layer, here = site.layer, f"{site.name or 'the model'} ({site.role})"
-        if layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {here} is of kind {layer.kind}; FourierFT updates linear"
-                " layers. Name the layers inside it, or leave it out with exclude."
-            )
+        layer, here = site.layer, site.here
+        self.check_linear(site, "FourierFT updates linear layers")
         count, most = site.setting(self.config.n_frequency), layer.in_features * layer.out_features
         if count > most:
             raise TargetError(

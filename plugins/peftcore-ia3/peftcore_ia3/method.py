@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from peftcore import Method, Reparam, Site, hookimpl
-from peftcore.errors import TargetError
 from peftcore.pieces import trainable_dtype
 from peftcore_ia3.config import Ia3Config
 
@@ -68,12 +67,7 @@ class Ia3(Method):
         """
         if not site.matches(self.config.targets):
             return None
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is of kind"
-                f" {site.layer.kind}; IA3 scales the outputs and inputs of linear layers. Name the"
-                " layers inside it, or leave it out with exclude."
-            )
+        self.check_linear(site, "IA3 scales the outputs and inputs of linear layers")
         if self.config.feedforward is not None and site.matches(self.config.feedforward):
             return ScaledInput(site, site.layer.in_features)
         return ScaledOutput(site, site.layer.out_features)

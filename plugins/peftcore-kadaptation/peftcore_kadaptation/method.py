@@ -55,12 +55,8 @@ class Kadaptation(Method):
         return piece
 
     def _check(self, site: Site) -> None:
-        where = f"{self.label}.targets: {site.name or 'the model'} ({site.role})"
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{where} is of kind {site.layer.kind}; KAdaptation updates linear layers. Name"
-                " those inside it, or leave it out with exclude."
-            )
+        where = f"{self.label}.targets: {site.here}"
+        self.check_linear(site, "KAdaptation updates linear layers")
         _divides(self.label, site, self.config.phm_dim, site.layer.in_features)
         _divides(self.label, site, self.config.phm_dim, site.layer.out_features)
         if site.direct and (self.config.bias or self.config.dropout):
@@ -92,7 +88,7 @@ class Compacter(Method):
         if layer.kind.startswith("conv") or site.rows is not None or not layer.out_features:
             what = "a slice of a fused layer" if site.rows is not None else f"a {layer.kind}"
             raise TargetError(
-                f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is {what}; an"
+                f"{self.label}.targets: {site.here} is {what}; an"
                 " adapter needs the whole output of a layer, features last. Leave it out with"
                 " exclude."
             )

@@ -80,7 +80,7 @@ class Lora(Method):
         kind = site.layer.kind
         if kind != "linear" and kind not in _PLAIN:
             raise TargetError(
-                f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is of kind {kind};"
+                f"{self.label}.targets: {site.here} is of kind {kind};"
                 " LoRA updates linear, embedding and convolution layers. Name the layers inside"
                 " it, or leave it out with exclude."
             )

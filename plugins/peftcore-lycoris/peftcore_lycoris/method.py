@@ -30,12 +30,8 @@ class _Lycoris(Method):
         raise NotImplementedError
 
     def _check(self, site: Site, rank: int) -> None:
-        layer, here = site.layer, f"{site.name or 'the model'} ({site.role})"
-        if layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {here} is of kind {layer.kind}; {self.name} updates linear"
-                " layers. Name the layers inside it, or leave it out with exclude."
-            )
+        layer, here = site.layer, site.here
+        self.check_linear(site, f"{self.name} updates linear layers")
         most = min(layer.in_features, layer.out_features)
         if rank > most:
             raise TargetError(

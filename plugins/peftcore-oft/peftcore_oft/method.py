@@ -22,12 +22,7 @@ class _Turning(Method):
         """
         if not site.matches(self.config.targets):
             return None
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {_here(site)} is of kind {site.layer.kind};"
-                f" {self.name} turns the inputs of linear layers. Name the layers inside it, or"
-                " leave it out with exclude."
-            )
+        self.check_linear(site, f"{self.name} turns the inputs of linear layers")
         return self._piece(site)
 
     def _piece(self, site: Site) -> Reparam:
@@ -43,7 +38,7 @@ class _Turning(Method):
         if not sizes:
             raise TargetError(
                 f"{self.label}.butterfly_factors: no block size goes with {factors} factors at"
-                f" {_here(site)}, whose input has width {width}. Write fewer factors."
+                f" {site.here}, whose input has width {width}. Write fewer factors."
             )
         if block is None:
             return max((b for b in sizes if b <= most), default=sizes[0])
@@ -51,7 +46,7 @@ class _Turning(Method):
             near = min(sizes, key=lambda b: (abs(b - block), b))
             many = f" with {factors} factors" if factors > 1 else ""
             raise TargetError(
-                f"{self.label}.block_size: blocks of {block} do not fit {_here(site)}{many},"
+                f"{self.label}.block_size: blocks of {block} do not fit {site.here}{many},"
                 f" whose input has width {width}. The nearest size that does is {near}; for this"
                 f' role alone block_size: {{"{site.role}": {near}, "default": {block}}}.'
             )
@@ -90,11 +85,7 @@ class Hra(_Turning):
         if rank > most:
             raise TargetError(
                 f"{self.label}.rank: {rank} reflections are more than the width {most} of the input"
-                f" of {_here(site)}. Write rank: {most - most % 2} or less, or leave it out with"
+                f" of {site.here}. Write rank: {most - most % 2} or less, or leave it out with"
                 " exclude."
             )
         return Reflected(site.layer, rank)
-
-
-def _here(site: Site) -> str:
-    return f"{site.name or 'the model'} ({site.role})"

@@ -62,7 +62,7 @@ class Prefix(Method):
         return ProjectedPrefix(site, length, *widths, encoder=self._encoder, owns=owns)
 
     def _check(self, site: Site) -> None:
-        where = f"{self.label}: {site.name or 'the model'} ({site.role})"
+        where = f"{self.label}: {site.here}"
         if not {"past_key_values", "attention_mask"} <= set(arguments_of(site.module)):
             raise TargetError(
                 f"{where} takes no cache (past_key_values), so that no keys and values can be put"

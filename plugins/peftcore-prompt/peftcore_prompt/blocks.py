@@ -109,7 +109,7 @@ def _chosen(method: Method, sites: Sequence[Site]) -> list[Site]:
     chosen = [site for site in sites if site.matches(method.config.targets)]
     decoders = {site.block for site in sites if site.role.startswith("cross_attention")}
     for site in chosen:
-        where = f"{method.label}.targets: {site.name or 'the model'} ({site.role})"
+        where = f"{method.label}.targets: {site.here}"
         if site.role != "block":
             raise TargetError(f"{where} is no block; tokens go into whole blocks. Name block.")
         if not site.layer.out_features:

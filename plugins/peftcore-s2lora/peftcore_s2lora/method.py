@@ -79,12 +79,8 @@ class S2Lora(Method):
 
     def _check(self, site: Site) -> None:
         layer, rank = site.layer, self.config.rank
-        where = f"{site.name or 'the model'} ({site.role})"
-        if layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {where} is of kind {layer.kind}; S2-LoRA updates linear"
-                " layers. Name those inside it, or leave it out with exclude."
-            )
+        where = site.here
+        self.check_linear(site, "S2-LoRA updates linear layers")
         most = min(layer.in_features, layer.out_features)
         if rank > most:
             raise TargetError(

@@ -177,6 +177,5 @@ class Sparse(Method):
 
     def _refused(self, site: Site, why: str) -> TargetError:
         return TargetError(
-            f"{self.label}.targets: {site.name or 'the model'} ({site.role}): {why}, or leave it"
-            " out with exclude."
+            f"{self.label}.targets: {site.here}: {why}, or leave it out with exclude."
         )

@@ -105,7 +105,7 @@ class Ssf(Method):
         if "*" in self.config.targets.roles:
             return False
         raise TargetError(
-            f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is of kind {kind}; SSF"
+            f"{self.label}.targets: {site.here} is of kind {kind}; SSF"
             " scales and shifts linears, convolutions and norms. Name the layers inside it, or"
             " leave it out with exclude."
         )

@@ -38,7 +38,7 @@ class Svdiff(Method):
             spectral = Spectral(site, config.scale)
             return {"spectral": spectral, "bias": ShiftedBias(site)} if shift else spectral
         raise TargetError(
-            f"{self.label}.targets: {site.name or 'the model'} ({site.role}) is of kind {kind};"
+            f"{self.label}.targets: {site.here} is of kind {kind};"
             " SVDiff shifts the singular values of linear layers and convolutions. Name those"
             " inside it, or leave it out with exclude."
         )

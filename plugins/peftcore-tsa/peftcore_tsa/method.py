@@ -64,7 +64,7 @@ class Tsa(Method):
         return Beside(layer, site.module, vector=vector, zero=config.init == "identity")
 
     def _check(self, site: Site) -> None:
-        where = f"{self.label}.targets: {site.name or 'the model'} ({site.role})"
+        where = f"{self.label}.targets: {site.here}"
         if site.layer.kind not in _CONVOLUTIONS:
             raise TargetError(
                 f"{where} is of kind {site.layer.kind}; TSA adapts convolutions. Name those inside"

@@ -107,12 +107,8 @@ class Vera(Method):
         config = self.config
         if not site.matches(config.targets):
             return None
-        here = f"{site.name or 'the model'} ({site.role})"
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {here} is of kind {site.layer.kind}; VeRA updates linear"
-                " layers. Name the layers inside it, or leave it out with exclude."
-            )
+        here = site.here
+        self.check_linear(site, "VeRA updates linear layers")
         if config.dropout and site.direct:
             raise TargetError(
                 f"{self.label}.dropout: dropout {config.dropout} cannot act at {here}: the model"
