@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.backbones import backbone_for_source
 from peftcore.errors import PeftcoreError
-from peftcore.examples import Examples
-from peftcore.plugins import registry, resolve_source
+from peftcore.method.examples import Examples
+from peftcore.model.backbones import backbone_for_source
+from peftcore.registry.installed import installed, resolve_source
 
 STEPS, ROWS, WARMUP = 40, 16, 4
 #: Peak learning rates; those of the papers where the number of steps allows.
@@ -170,7 +170,7 @@ def short_run(method: str, setting: Setting) -> tuple[int, float, float, float]:
     """Train a few steps; return trainable parameters, validation losses around, and seconds."""
     model = setting.load()
     batches = setting.train()
-    spec = registry().methods[method]
+    spec = installed().methods[method]
     config = dict(spec.config_for.get(setting.backbone, spec.config_for.get("*", {})))
     if method == "tsa":
         # convolutions that pad by themselves are more than plain ones, and refused
@@ -221,13 +221,13 @@ def main() -> int:
     logging.disable_progress_bar()
     made: list[Setting] = []
     failed = 0
-    wanted = sys.argv[1:] or sorted(m for m in registry().methods if m != "probe")
+    wanted = sys.argv[1:] or sorted(m for m in installed().methods if m != "probe")
     for method in wanted:
         for i in range(len(SETTINGS)):
             if len(made) == i:
                 made.append(SETTINGS[i]())
             setting = made[i]
-            if registry().impossible(method, setting.backbone):
+            if installed().impossible(method, setting.backbone):
                 continue
             try:
                 k, before, after, took = short_run(method, setting)

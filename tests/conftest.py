@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import peftcore
 from peftcore.testing import make_plugin, run_cli
 
 
@@ -33,8 +33,11 @@ class Strangers:
 
     def alone(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """The same, with every other plugin switched off."""
-        names = {dist.name for dist in distributions()}
-        ours = ",".join(sorted(n for n in names if n.startswith("peftcore-")))
+        ours = ",".join(
+            sorted(
+                r.distribution for r in peftcore.installed().records if r.distribution != "peftcore"
+            )
+        )
         return self.run(*arguments, env={"PEFTCORE_DISABLE_PLUGINS": ours})
 
     def listed(self, **env: str) -> dict[str, Any]:

@@ -12,24 +12,33 @@ from pathlib import Path
 
 import pytest
 
-from peftcore import cli, hookspecs, plugins
+from peftcore import cli
 from peftcore.errors import PeftcoreError
+from peftcore.method.hookspecs import Adapting
+from peftcore.registry.hookspecs import Discovery
+from peftcore.registry.installed import CORE as RESERVED
 from peftcore.testing import run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted((ROOT / "peftcore").rglob("*.py"))
 PLUGINS = sorted(p for p in (ROOT / "plugins").iterdir() if (p / "pyproject.toml").exists())
 HEAVY = {"torch", "transformers", "timm", "numpy", "accelerate", "pydantic"}
+#: The folders and files of the core from the lowest to the highest; imports run down only.
+LEVELS = (
+    "version", "lazy", "errors", "schema", "registry", "model", "method", "run", "store", "adapter",
+    "cli", "testing", "__main__",
+)  # fmt: skip
 LIGHT = [
     *(ROOT / "peftcore" / name for name in (
-        "__init__.py", "__main__.py", "_installed.py", "errors.py", "hookspecs.py", "plugins.py",
-        "specs.py", "testing/__init__.py", "testing/fake_plugins.py",
+        "__init__.py", "__main__.py", "version.py", "lazy.py", "errors.py", "testing/__init__.py",
+        "testing/fake_plugins.py",
     )),
+    *(ROOT / "peftcore" / "registry").glob("*.py"),
     *(ROOT / "peftcore" / "cli").glob("*.py"),
     *(p / p.name.replace("-", "_") / "__init__.py" for p in PLUGINS),
 ]  # fmt: skip
 #: Plugins on which others may build.
-FOUNDATIONS = {"peftcore_train"}
+FOUNDATIONS = {"peftcore_train", "peftcore_transformers"}
 
 
 def imported(file: Path, *, at_import: bool = False) -> Iterator[str]:
@@ -78,14 +87,77 @@ def test_no_plugin_imports_another(folder: Path) -> None:
         assert not others, f"{named(file)} imports {others}"
 
 
-@pytest.mark.parametrize("folder", PLUGINS, ids=named)
-def test_a_plugin_uses_no_private_name_of_the_core(folder: Path) -> None:
-    for file in sources(folder):
+def level(module: str) -> int:
+    """Return the level of a module of the core; the face, which is on top, has the last."""
+    parts = module.split(".")
+    return LEVELS.index(parts[1]) if len(parts) > 1 else len(LEVELS)
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows() -> dict[str, set[str]]:
+    """Return what each module of the core imports of it, types included."""
+    modules = {module_of(file) for file in CORE}
+    found: dict[str, set[str]] = {}
+    for file in CORE:
+        aims = set()
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "peftcore":
-                parts = [*(node.module or "").split("."), *(a.name for a in node.names)]
-                private = [p for p in parts if p.startswith("_")]
-                assert not private, f"{named(file)}:{node.lineno} imports {private[0]}"
+            if isinstance(node, ast.Import):
+                aims |= {a.name for a in node.names if a.name.split(".")[0] == "peftcore"}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("peftcore"):
+                aims |= {
+                    n if (n := f"{node.module}.{a.name}") in modules else str(node.module)
+                    for a in node.names
+                }
+        found[module_of(file)] = aims
+    return found
+
+
+def test_imports_of_the_core_run_down_only() -> None:
+    upward = [
+        f"{module} imports {aim}"
+        for module, aims in arrows().items()
+        if module != "peftcore"
+        for aim in aims
+        # the kit is a user of the face, as plugins are
+        if level(aim) > level(module)
+        and not (aim == "peftcore" and level(module) == LEVELS.index("testing"))
+    ]
+    assert not upward
+
+
+def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
+    from graphlib import TopologicalSorter
+
+    aims = {module: {a for a in found if a != "peftcore"} for module, found in arrows().items()}
+    del aims["peftcore"]
+    assert list(TopologicalSorter(aims).static_order())
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=named)
+def test_a_plugin_imports_the_face_of_the_core_and_nothing_behind_it(folder: Path) -> None:
+    face = {"peftcore", "peftcore.testing"}
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names, module = {a.name for a in node.names}, node.module or ""
+            elif isinstance(node, ast.Import):
+                names, module = set(), ""
+                for alias in node.names:
+                    inside = alias.name.startswith("peftcore.") and alias.name not in face
+                    assert not inside, f"{named(file)}:{node.lineno} imports {alias.name}"
+                continue
+            else:
+                continue
+            if module.split(".")[0] != "peftcore":
+                continue
+            where = f"{named(file)}:{node.lineno}"
+            assert module in face, f"{where} imports from {module}"
+            hidden = names - set(__import__(module, fromlist=["__all__"]).__all__)
+            assert not hidden, f"{where} imports {hidden}, no public names of {module}"
 
 
 @pytest.mark.parametrize("file", LIGHT, ids=named)
@@ -125,17 +197,14 @@ def test_the_core_imports_only_what_it_declares(file: Path) -> None:
     declared = {
         "peftcore", "torch", "pluggy", "pydantic", "safetensors", "click", "yaml", "packaging",
     }  # fmt: skip
-    # the kit is for those who have pytest; transformers is there where its models are
+    # the kit is for those who have pytest
     declared |= {"pytest"} if "testing" in file.parts else set()
-    declared |= (
-        {"transformers"} if file.name in ("transformers_backbone.py", "_pretrained.py") else set()
-    )
     roots = {m.split(".")[0] for m in imported(file)} - set(sys.stdlib_module_names)
     assert not roots - declared - {"__future__"}
 
 
 def hooks() -> dict[str, object]:
-    groups = (hookspecs.Discovery, hookspecs.Adapting)
+    groups = (Discovery, Adapting)
     return {
         name: member for group in groups for name, member in vars(group).items()
         if name.startswith("peftcore_")
@@ -180,7 +249,7 @@ def test_every_error_has_a_documented_exit_code() -> None:
 
 
 def test_the_names_of_commands_that_plugins_cannot_take_are_the_commands_of_the_core() -> None:
-    assert plugins.CORE["commands"] == tuple(cli._COMMANDS)
+    assert RESERVED["commands"] == tuple(cli._COMMANDS)
 
 
 def run_and_name_heavy_modules(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -204,7 +273,9 @@ def test_list_is_light_with_every_plugin_installed() -> None:
     done = run_and_name_heavy_modules("list", "--strict", "--json")
     assert done.stderr.strip() == "[]"
     listed = {p["distribution"] for p in json.loads(done.stdout)["plugins"]}
-    assert {p.name for p in PLUGINS} <= listed
+    assert {
+        p.name for p in PLUGINS if f"{p.name}".replace("-", "_") != "peftcore_transformers"
+    } <= listed
 
 
 @pytest.mark.parametrize("arguments", ["-h", "--version", "show -h", "plan -h", "merge -h"])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import peftcore
-from peftcore.checkpoint import DESCRIPTION, TENSORS, read
 from peftcore.errors import CheckpointError, UnknownName
+from peftcore.store.checkpoint import DESCRIPTION, TENSORS, read
 from peftcore.testing import run_cli
 from peftcore.testing.matrix import perturb, run, same, tiny
 
@@ -79,11 +79,13 @@ def test_not_a_number_is_refused_in_saving_and_in_loading(saved: Path) -> None:
         adapter.save(saved)
     assert (saved / TENSORS).read_bytes() == old
 
-    from peftcore.checkpoint import _digest, to_bytes
+    from safetensors.torch import save as to_bytes
+
+    from peftcore.store.checkpoint import digest
 
     description, tensors = read(saved)
     tensors["blocks.0.up.probe.change"][0, 0] = float("inf")
-    description["digests"] = {k: _digest(v) for k, v in tensors.items()}
+    description["digests"] = {k: digest(v) for k, v in tensors.items()}
     (saved / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": json.dumps(description)}))
     with pytest.raises(CheckpointError, match=r"blocks\.0\.up\.probe\.change holds NaN"):
         peftcore.load(bare()[0], saved)
@@ -104,7 +106,7 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
 
 
 def rewritten(saved: Path, change: Any) -> Path:
-    from peftcore.checkpoint import to_bytes
+    from safetensors.torch import save as to_bytes
 
     description, tensors = read(saved)
     change(description)

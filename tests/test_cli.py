@@ -15,8 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from peftcore import attach, cli, plugins
-from peftcore.backbones import backbone_named
+from peftcore import attach, cli
+from peftcore.model.backbones import backbone_named
+from peftcore.registry.installed import CORE
 from peftcore.testing import run_cli
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_help_and_version() -> None:
     for flag in ("-h", "--help"):
         done = run(flag)
         assert done.exit_code == 0
-        for name in plugins.CORE["commands"]:
+        for name in CORE["commands"]:
             assert f"\n  {name} " in done.stdout
             assert run(name, "-h").exit_code == 0
     assert run("--version").stdout == "peftcore 0.1.0\n"
@@ -69,7 +70,7 @@ def test_help_and_version() -> None:
 def test_the_options_are_those_of_the_golden_list() -> None:
     context = click.Context(cli.main)
     lines = []
-    for name in plugins.CORE["commands"]:
+    for name in CORE["commands"]:
         command = cli.main.get_command(context, name)
         assert command is not None
         lines.append(name)

@@ -8,14 +8,14 @@ import torch
 
 import peftcore
 from peftcore.errors import PeftcoreError
-from peftcore.plugins import registry
+from peftcore.registry.installed import installed
 from peftcore.testing.matrix import config_for, loss_of, pairs, perturb, run, same, tiny
 
 METHODS = sorted({pair.method for pair in pairs()})
 POSSIBLE = {(pair.method, pair.backbone) for pair in pairs() if not pair.impossible}
 #: The cheapest backbone on which both can run is taken.
 BACKBONES = [
-    b for b in ("toy", "llama", "bert", "timm-vit", "timm-cnn") if b in registry().backbones
+    b for b in ("toy", "llama", "bert", "timm-vit", "timm-cnn") if b in installed().backbones
 ]
 #: Methods that leave nothing to those behind them: all that these train is taken already.
 REFUSED = {

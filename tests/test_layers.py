@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 import peftcore
 from peftcore.errors import AttachError, ConfigError, MergeError
-from peftcore.globs import role_matches
-from peftcore.layers import layer_of
+from peftcore.model.globs import role_matches
+from peftcore.model.layers import layer_of
 from peftcore.testing import Toy
 
 

@@ -9,8 +9,8 @@ import pytest
 import peftcore
 from peftcore import Method, MethodConfig, MethodSpec
 from peftcore.errors import PluginError
-from peftcore.hookspecs import hookimpl
-from peftcore.plugins import PluginRecord, registry
+from peftcore.registry.hookspecs import hookimpl
+from peftcore.registry.installed import PluginRecord, installed
 from peftcore.testing import Toy
 
 
@@ -63,15 +63,15 @@ def register(monkeypatch: pytest.MonkeyPatch, name: str, method: type) -> None:
         def peftcore_register_methods(self) -> MethodSpec:
             return MethodSpec(name, "Bad.", f"{module}:Config", f"{module}:Method")
 
-    if name not in registry().methods:
-        registry().add(PluginRecord(name, "strange", "1.0"), Plugin())
+    if name not in installed().methods:
+        installed().add(PluginRecord(name, "strange", "1.0"), Plugin())
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Any:
     yield
-    for name in [n for n in registry().methods if n in CASES or n == "no-piece"]:
-        del registry()._specs["methods"][name]
+    for name in [n for n in installed().methods if n in CASES or n == "no-piece"]:
+        del installed()._specs["methods"][name]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 import peftcore
-from peftcore.backbones import build_on_meta
-from peftcore.plugins import registry
+from peftcore.model.backbones import build_on_meta
+from peftcore.registry.installed import installed
 
 QV = ["attention.query", "attention.value"]
 QKVUD = [*QV, "attention.key", "mlp.up", "mlp.down"]
@@ -66,7 +66,7 @@ ROWS: list[tuple[str, str, str, str, dict[str, Any], int, int]] = [
 def test_the_plan_has_the_published_number_of_parameters(
     config: str, head: str, method: str, options: dict[str, Any], expected: int, elsewhere: int
 ) -> None:
-    known = {size for spec in registry().backbones.values() for size in spec.configs}
-    assert config in known and method in registry().methods
+    known = {size for spec in installed().backbones.values() for size in spec.configs}
+    assert config in known and method in installed().methods
     plan = peftcore.plan(model_of(config, head), method, **options)
     assert plan.trainable + elsewhere == expected

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore import Reparam, Site
-from peftcore.backbones import Structural
-from peftcore.context import ContextHolder
-from peftcore.layers import info_of
-from peftcore.merging import _fold, _undo
-from peftcore.programs import Placed, Program
-from peftcore.sites import survey
+from peftcore.adapter.merge import _fold, _undo
+from peftcore.method.placed import Placed
+from peftcore.model.backbones import Structural
+from peftcore.model.layers import info_of
+from peftcore.model.sites import survey
+from peftcore.run.holder import ContextHolder
+from peftcore.run.program import Program
 
 
 class Plain(Reparam):
@@ -173,7 +174,7 @@ def test_the_bias_is_changed_where_the_model_reads_it_directly(
     model, x = nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(2, 3, 4)
     nn.init.normal_(model.in_proj_bias)
     sites = {s.role: s for s in survey(model, Structural()).sites if s.rows or s.direct}
-    from peftcore.rewriting import put, rewrite
+    from peftcore.run.rewriting import put, rewrite
 
     for role in ("attention.value", "attention.output"):
         site = sites[role]
@@ -227,9 +228,9 @@ class Padded(nn.Conv2d):
 
 
 def test_another_weight_is_refused_where_a_subclass_computes_more_than_its_layer() -> None:
+    from peftcore.adapter.offer import _check_piece
     from peftcore.errors import AttachError
-    from peftcore.methods import Method
-    from peftcore.placing import _check_piece
+    from peftcore.method.method import Method
 
     model = nn.Sequential(Padded(1, 2, 2), nn.Conv2d(2, 2, 2))
     padded, plain = (s for s in survey(model, Structural()).sites if s.role == "conv")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import peftcore
 from peftcore import Around, Context, Delta, Method, MethodConfig, Piece, Reparam, Site, Transform
 from peftcore.errors import AttachError
-from peftcore.hookspecs import hookimpl
-from peftcore.plugins import PluginRecord, registry
-from peftcore.specs import MethodSpec
+from peftcore.registry.hookspecs import hookimpl
+from peftcore.registry.installed import PluginRecord, installed
+from peftcore.registry.specs import MethodSpec
 from peftcore.testing import Toy
 from peftcore.testing.matrix import run, same, tiny
 
@@ -110,8 +110,8 @@ def _kit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # the tests are imported without a package; the reference needs a module of that name
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _module())
-    if "kit" not in registry().methods:
-        registry().add(PluginRecord("kit", "peftcore", "0.1.0"), Plugin())
+    if "kit" not in installed().methods:
+        installed().add(PluginRecord("kit", "peftcore", "0.1.0"), Plugin())
 
 
 def _module() -> Any:
@@ -143,8 +143,8 @@ def test_a_sequential_can_carry_a_piece_itself() -> None:
     outer = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
     x = torch.randn(2, 4)
     before = outer(x)
-    from peftcore.programs import Placed
-    from peftcore.rewriting import put, rewrite
+    from peftcore.method.placed import Placed
+    from peftcore.run.rewriting import put, rewrite
 
     inner = outer[1]
     site = Site("1", "block", inner, peftcore.LayerInfo("module", 4, 4))

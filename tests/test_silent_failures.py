@@ -95,7 +95,9 @@ def test_several_wrong_configurations_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "misshapen"])
 def test_tensors_that_do_not_fit_are_an_error_when_loading(change: str, tmp_path: Path) -> None:
-    from peftcore.checkpoint import DESCRIPTION, TENSORS, _digest, read, to_bytes
+    from safetensors.torch import save as to_bytes
+
+    from peftcore.store.checkpoint import DESCRIPTION, TENSORS, digest, read
 
     model, batch = toy()
     adapter = peftcore.attach(model, "probe", targets=["mlp.up", "mlp.down"])
@@ -109,7 +111,7 @@ def test_tensors_that_do_not_fit_are_an_error_when_loading(change: str, tmp_path
         tensors["blocks.7.up.probe.change"] = torch.zeros(2, 2)
     else:
         tensors[name] = tensors[name][:, :-1].contiguous()
-    description["digests"] = {k: _digest(v) for k, v in tensors.items()}
+    description["digests"] = {k: digest(v) for k, v in tensors.items()}
     import json
 
     (tmp_path / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": json.dumps(description)}))

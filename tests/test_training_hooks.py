@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import peftcore
 from peftcore import Examples, Method, MethodConfig, MethodSpec, hookimpl
 from peftcore.errors import AttachError, DeadPieceError
-from peftcore.pieces import Delta
-from peftcore.plugins import PluginRecord, registry
+from peftcore.method.pieces import Delta
+from peftcore.registry.installed import PluginRecord, installed
 from peftcore.testing.matrix import loss_of, run, same, tiny
 
 seen: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def looking(monkeypatch: pytest.MonkeyPatch) -> None:
         def peftcore_register_methods(self) -> MethodSpec:
             return MethodSpec("looking", "Looks.", "looking_module:Config", "looking_module:Method")
 
-    known = registry()
+    known = installed()
     if "looking" not in known.methods:
         known.add(PluginRecord("looking", "peftcore", peftcore.__version__), Plugin())
     seen.clear()

@@ -39,20 +39,20 @@ def specs(kind: str) -> list[Any]:
     Raises:
         SystemExit: one of them is not installed or cannot be used.
     """
-    from peftcore.plugins import registry
+    from peftcore.registry.installed import installed
 
-    usable = {r.distribution for r in registry().records if r.status == "ok"}
+    usable = {r.distribution for r in installed().records if r.status == "ok"}
     if missing := set(plugins()) - usable:
         sys.exit(f"install these plugins first: {', '.join(sorted(missing))}")
-    found = getattr(registry(), kind)
+    found = getattr(installed(), kind)
     return [found[n] for n in sorted(found) if owner(kind, n) in plugins()]
 
 
 def owner(kind: str, name: str) -> str:
     """Return the distribution that brings a name."""
-    from peftcore.plugins import registry
+    from peftcore.registry.installed import installed
 
-    return registry().owner(kind, name).distribution
+    return installed().owner(kind, name).distribution
 
 
 def hooks() -> str:
@@ -71,7 +71,7 @@ def hooks() -> str:
 
 def roles() -> str:
     """Return the vocabulary of roles."""
-    from peftcore.roles import ROLES
+    from peftcore.model.roles import ROLES
 
     return md.table(("role", "names"), [(f"`{name}`", what) for name, what in ROLES.items()])
 
@@ -134,8 +134,8 @@ def targets() -> str:
 
 def methods() -> str:
     """Return every method with its configuration."""
-    from peftcore.plugins import resolve
-    from peftcore.specs import FEATURES
+    from peftcore.registry.installed import resolve
+    from peftcore.registry.specs import FEATURES
 
     out = []
     for spec in specs("methods"):
@@ -151,8 +151,8 @@ def methods() -> str:
 
 def recipe() -> str:
     """Return the fields of every section of a recipe."""
-    from peftcore.plugins import resolve
     from peftcore.recipes import Arm, BackboneSection
+    from peftcore.registry.installed import resolve
     from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
     parts: list[tuple[str, Any]] = [
@@ -187,8 +187,8 @@ def commands() -> str:
 
 def backbones() -> str:
     """Return every family with its roles and its named sizes."""
-    from peftcore.backbones import backbone_named, build_on_meta
-    from peftcore.sites import survey
+    from peftcore.model.backbones import backbone_named, build_on_meta
+    from peftcore.model.sites import survey
 
     out = []
     for spec in specs("backbones"):

@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         spec = _plugin_commands().get(cmd_name)
         if spec is None:
             return None
-        from peftcore.plugins import resolve
+        from peftcore.registry.installed import resolve
 
         return resolve(spec.command)  # type: ignore[no-any-return]
 
@@ -86,9 +86,9 @@ class LazyGroup(click.Group):
 
 
 def _plugin_commands() -> Any:
-    from peftcore.plugins import registry
+    from peftcore.registry.installed import installed
 
-    return registry().commands
+    return installed().commands
 
 
 def _summaries() -> list[tuple[str, str]]:
@@ -97,10 +97,10 @@ def _summaries() -> list[tuple[str, str]]:
 
 
 def _elsewhere(name: str, package: str) -> str:
-    from peftcore.plugins import registry
+    from peftcore.registry.installed import installed
 
     sentence = f"the command {name!r} is part of {package}: pip install {package}"
-    for record in registry().records:
+    for record in installed().records:
         if record.distribution == package and record.status != "ok":
             sentence += (
                 f"\n{package} {record.version} is installed, but {record.status}:"
@@ -111,7 +111,7 @@ def _elsewhere(name: str, package: str) -> str:
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from peftcore import __version__
+        from peftcore.version import __version__
 
         click.echo(f"peftcore {__version__}")
         ctx.exit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftcore.plugins import registry
+from peftcore.registry.installed import installed
 
 if TYPE_CHECKING:
     import click
@@ -25,7 +25,7 @@ def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     """Complete a named size, a named source of weights, or else a path."""
     from click.shell_completion import CompletionItem
 
-    found = registry()
+    found = installed()
     sizes = {size: spec.name for spec in found.backbones.values() for size in spec.configs}
     weights = {s.name: s.summary for s in found.sources.values() if s.kind == "model"}
     known = sorted({**sizes, **weights}.items())
@@ -39,6 +39,6 @@ def _starting(incomplete: str, *kinds: str) -> list[CompletionItem]:
     return [
         CompletionItem(name, help=spec.summary)
         for kind in kinds
-        for name, spec in sorted(getattr(registry(), kind).items())
+        for name, spec in sorted(getattr(installed(), kind).items())
         if name.startswith(incomplete)
     ]

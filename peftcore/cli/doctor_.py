@@ -8,7 +8,13 @@ import click
 
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import PluginError, nearest
-from peftcore.plugins import DISABLE, REFERENCE_FIELDS, disabled_plugins, registry, resolve
+from peftcore.registry.installed import (
+    DISABLE,
+    REFERENCE_FIELDS,
+    disabled_plugins,
+    installed,
+    resolve,
+)
 
 _LIBRARIES = ("peftcore", "torch", "transformers", "accelerate", "pluggy", "pydantic")
 
@@ -17,7 +23,7 @@ _LIBRARIES = ("peftcore", "torch", "transformers", "accelerate", "pluggy", "pyda
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(as_json: bool) -> None:
     """Import everything that the plugins name, and show what is wrong with its traceback."""
-    found = registry()
+    found = installed()
     unknown = _unknown_disabled()
     references = _check_references()
     if as_json:
@@ -48,7 +54,7 @@ def command(as_json: bool) -> None:
 
 
 def _unknown_disabled() -> list[str]:
-    known = {"all", *(n for r in registry().records for n in (r.name, r.distribution))}
+    known = {"all", *(n for r in installed().records for n in (r.name, r.distribution))}
     return [
         f"{DISABLE} names {name!r}, which is no installed plugin.{nearest(name, known)}"
         for name in sorted(disabled_plugins() - known)
@@ -58,13 +64,13 @@ def _unknown_disabled() -> list[str]:
 def _check_references() -> list[dict[str, str]]:
     import traceback
 
-    found = registry()
+    found = installed()
     problems = []
     for kind in ("methods", "backbones", "tasks", "sources", "layers", "commands"):
         for name, spec in getattr(found, kind).items():
             for field in REFERENCE_FIELDS:
                 reference = getattr(spec, field, None)
-                if reference is None:
+                if not reference:
                     continue
                 try:
                     resolve(reference)
@@ -86,7 +92,7 @@ def _check_references() -> list[dict[str, str]]:
 
 def _version(name: str) -> str:
     if name == "peftcore":
-        from peftcore import __version__
+        from peftcore.version import __version__
 
         return __version__
     try:

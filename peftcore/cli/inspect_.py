@@ -13,7 +13,7 @@ from peftcore.cli._tables import print_json, table
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 def command(path: Path, as_json: bool, tensors: bool) -> None:
     """Describe a saved adapter, after checking that it is whole."""
-    from peftcore.checkpoint import inspect
+    from peftcore.store.checkpoint import inspect
 
     found = inspect(path)
     if as_json:

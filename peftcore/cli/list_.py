@@ -3,7 +3,7 @@
 import click
 
 from peftcore.cli._tables import print_json, table
-from peftcore.plugins import registry
+from peftcore.registry.installed import installed
 
 _KINDS = ("methods", "backbones", "tasks", "sources", "commands")
 
@@ -14,7 +14,7 @@ _KINDS = ("methods", "backbones", "tasks", "sources", "commands")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a plugin has a problem.")
 def command(kind: str | None, as_json: bool, strict: bool) -> None:
     """List what the installed plugins provide, and which plugins cannot be used."""
-    found = registry()
+    found = installed()
     kinds = (kind,) if kind else _KINDS
     problems = [r for r in found.records if r.status not in ("ok", "disabled")]
     if as_json:
@@ -39,7 +39,7 @@ def command(kind: str | None, as_json: bool, strict: bool) -> None:
 
 
 def _entries(kind: str) -> list[dict[str, str]]:
-    found = registry()
+    found = installed()
     entries = []
     for name, spec in sorted(getattr(found, kind).items()):
         owner = found.owner(kind, name)

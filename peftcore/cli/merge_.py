@@ -24,9 +24,9 @@ def command(
     """Fold an adapter into its base and write the whole model in the base's own format."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; name a new one.")
-    from peftcore.backbones import backbone_for_source
-    from peftcore.checkpoint import load, read
-    from peftcore.merging import merge_and_unload
+    from peftcore.adapter.handle import load, merge_and_unload
+    from peftcore.model.backbones import backbone_for_source
+    from peftcore.store.checkpoint import read
 
     description, _ = read(adapter)
     name = description["backbone"]["name"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from peftcore.errors import ConfigError
-from peftcore.plugins import CORE, registry
+from peftcore.registry.installed import CORE, installed
 
 
 @click.command("new")
@@ -32,14 +32,14 @@ def command(kind: str, name: str, into: Path) -> None:
         "__Class__": "".join(part.capitalize() for part in re.split("[-_]", name)),
     }
     try:
-        _render(files("peftcore") / "templates" / kind, target, words)
+        _render(files("peftcore.cli") / "templates" / kind, target, words)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}.") from error
     click.echo(f"{target} written. Next:\n  cd {target}\n  pip install -e '.[test]'\n  pytest")
 
 
 def _check_free(kind: str, name: str) -> None:
-    found = registry()
+    found = installed()
     if name in (*CORE.get(f"{kind}s", ()), "probe", "testing", "toy"):
         raise ConfigError(f"{name!r} is a name of peftcore itself; choose another name.")
     if name in getattr(found, f"{kind}s"):

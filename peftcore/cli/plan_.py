@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +10,13 @@ import click
 
 from peftcore.cli import _completion
 from peftcore.cli._tables import print_json
-from peftcore.errors import ConfigError, nearest
-from peftcore.plugins import registry
+from peftcore.errors import ConfigError, UnknownName
+from peftcore.registry.installed import installed, resolve
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftcore.planning import Plan
+    from peftcore.adapter.plan import Plan
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -54,22 +52,24 @@ def command(
 
     SOURCE is a named size (llama-7b), a folder or named source of weights, or a recipe (.yaml).
     """
-    if source.endswith((".yaml", ".yml")):
-        if methods:
-            raise ConfigError(f"{source} names the methods; change them with --set instead.")
-        wanted = _from_recipe(source, settings, modules_to_save)
+    if Path(source).suffix in (".yaml", ".yml"):
+        _refuse(source, method=methods, head=head, num_labels=num_labels, modules=modules_to_save)
+        made = _from_file(source, settings)
     else:
-        wanted = [_Wanted("", source, None, _chosen(methods, settings), modules_to_save)]
-    from peftcore.planning import plan
+        from peftcore.adapter.plan import plan
 
-    options = {} if num_labels is None else {"num_labels": num_labels}
-    made = {}
-    for one in wanted:
-        model = _on_meta(one.source, one.backbone, head, options)
-        made[one.arm] = plan(
-            model, one.methods, backbone=one.backbone, modules_to_save=one.modules_to_save
-        )
+        chosen = _chosen(methods, settings)
+        options = {} if num_labels is None else {"num_labels": num_labels}
+        model = _on_meta(source, head, options)
+        made = {"": plan(model, chosen, modules_to_save=modules_to_save)}
     _write(made, convention, dtype, as_json)
+
+
+def _refuse(file: str, **options: Any) -> None:
+    """Refuse what the file itself says."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"{file} says what --{name} would; change it with --set instead.")
 
 
 def _write(made: Mapping[str, Plan], convention: str, dtype: str, as_json: bool) -> None:
@@ -88,63 +88,31 @@ def _write(made: Mapping[str, Plan], convention: str, dtype: str, as_json: bool)
         )
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """One adapter to plan; ``arm`` is its name under ``compare`` of a recipe."""
-
-    arm: str
-    source: str
-    backbone: str | None
-    methods: list[dict[str, Any]]
-    modules_to_save: tuple[str, ...]
-
-
-def _from_recipe(
-    file: str, settings: tuple[str, ...], modules_to_save: tuple[str, ...]
-) -> list[_Wanted]:
-    from peftcore import recipes
-
-    found = recipes.Problems()
-    wanted = []
-    _check_sections(file, recipes.read(file).data, settings)
-    for arm, document in recipes.arms(recipes.read(file, settings), found):
-        recipe = recipes.checked(document, recipes.Recipe, found)
-        recipes.check_methods(document, found)
-        if recipe is not None:
-            saved = modules_to_save or recipe.modules_to_save or ()
-            base = recipe.backbone
-            wanted.append(_Wanted(arm, base.source, base.name, list(recipe.methods), saved))
-    found.raise_any()
-    return wanted
-
-
-def _check_sections(file: str, sections: Mapping[str, Any], settings: tuple[str, ...]) -> None:
-    """Refuse a setting of a section that nothing would read: ``rank=8`` without its method."""
-    from peftcore.recipes import Recipe
-
-    known = {*Recipe.model_fields, *sections}
-    for setting in settings:
-        section = re.split(r"[.\[=]", setting)[0]
-        if section not in known:
-            raise ConfigError(
-                f"--set {setting}: {file} has no section {section!r}.{nearest(section, known)}"
-                f" A method's field is set as methods[0].{setting}."
-            )
+def _from_file(file: str, settings: tuple[str, ...]) -> Mapping[str, Plan]:
+    """Ask the command that works on such files, as that of recipes does."""
+    for spec in installed().commands.values():
+        if spec.plans and file.endswith(spec.reads):
+            plans: Mapping[str, Plan] = resolve(spec.plans)(file, settings)
+            return plans
+    raise UnknownName(f"no installed plugin plans {file}: pip install peftcore-train")
 
 
 def _chosen(methods: tuple[str, ...], settings: tuple[str, ...]) -> list[dict[str, Any]]:
-    from peftcore import _yaml
+    import yaml
 
     if not methods:
         raise ConfigError("name a method: peftcore plan llama-7b --method lora --set rank=8")
     for name in methods:
-        registry().find("methods", name)
+        installed().find("methods", name)
     chosen: list[dict[str, Any]] = [{"method": name} for name in methods]
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: write KEY=VALUE, such as rank=8.")
-        value, _ = _yaml.read(text, f"--set {key}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {setting}: {text!r} is not readable as YAML.") from None
         hits = [c for c in chosen if key.startswith(f"{c['method']}.")]
         if not hits and len(chosen) > 1:
             raise ConfigError(
@@ -167,17 +135,17 @@ def _put(place: dict[str, Any], path: list[str], value: Any) -> None:
     place[path[-1]] = value
 
 
-def _on_meta(source: str, name: str | None, head: str | None, options: dict[str, Any]) -> nn.Module:
+def _on_meta(source: str, head: str | None, options: dict[str, Any]) -> nn.Module:
     import torch
 
-    from peftcore.backbones import backbone_for_config, backbone_for_source
+    from peftcore.model.backbones import backbone_for_config, backbone_for_source
 
-    sizes = {config for spec in registry().backbones.values() for config in spec.configs}
+    sizes = {config for spec in installed().backbones.values() for config in spec.configs}
     looks_like_a_place = Path(source).exists() or "/" in source
     if source in sizes or not looks_like_a_place:
         knows = backbone_for_config(source)
     else:
-        knows = backbone_for_source(source, name)
+        knows = backbone_for_source(source)
     with torch.device("meta"):
         return knows.build(source, head=head or knows.default_head, **options)
 

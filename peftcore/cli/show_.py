@@ -7,7 +7,7 @@ import click
 from peftcore.cli import _completion
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import UnknownName, nearest
-from peftcore.plugins import CORE, registry, resolve
+from peftcore.registry.installed import CORE, installed, resolve
 
 _KINDS = ("methods", "backbones", "tasks", "sources")
 
@@ -17,7 +17,7 @@ _KINDS = ("methods", "backbones", "tasks", "sources")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(name: str, as_json: bool) -> None:
     """Show a method, backbone, task or source: what it is, its fields, where it runs."""
-    found = registry()
+    found = installed()
     kinds = [kind for kind in _KINDS if name in getattr(found, kind)]
     if not kinds:
         if name in (*found.commands, *CORE["commands"]):
@@ -39,7 +39,7 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _about(kind: str, name: str) -> dict[str, Any]:
-    spec, owner = getattr(registry(), kind)[name], registry().owner(kind, name)
+    spec, owner = getattr(installed(), kind)[name], installed().owner(kind, name)
     return {
         "name": name,
         "kind": kind[:-1],
@@ -57,8 +57,8 @@ def _more(kind: str, spec: Any) -> dict[str, Any]:
             "start": "the base's outputs" if spec.identity_at_start else "not the base's outputs",
             "not on": {
                 name: reason
-                for name in sorted(registry().backbones)
-                if (reason := registry().impossible(spec.name, name))
+                for name in sorted(installed().backbones)
+                if (reason := installed().impossible(spec.name, name))
             },
         }
     if kind == "backbones":

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import peftcore
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.globs import path_matches
-from peftcore.roles import check_role
-from peftcore.sites import survey
+from peftcore.model.backbones import backbone_named, backbone_of
+from peftcore.model.globs import path_matches
+from peftcore.model.roles import check_role
+from peftcore.model.sites import survey
 from peftcore.testing import toy
 from peftcore.testing.matrix import loss_of, run, same, tiny
 

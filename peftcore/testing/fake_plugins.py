@@ -7,6 +7,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from click.testing import Result
 
 
 def make_plugin(
@@ -42,6 +46,20 @@ def make_plugin(
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
     (info / "RECORD").write_text("")
     return folder
+
+
+def run_in_process(*arguments: str | Path, **options: Any) -> Result:
+    """Run ``peftcore`` in this process and return what it printed and its exit code.
+
+    Args:
+        arguments: as on the command line.
+        options: of :meth:`click.testing.CliRunner.invoke`, such as ``input``.
+    """
+    from click.testing import CliRunner
+
+    from peftcore.cli import main
+
+    return CliRunner().invoke(main, [*map(str, arguments)], **options)
 
 
 def run_cli(

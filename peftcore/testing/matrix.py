@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.backbones import Backbone, backbone_named
 from peftcore.errors import TargetError
-from peftcore.plugins import registry, resolve
+from peftcore.model.backbones import Backbone, backbone_named
+from peftcore.registry.installed import installed, resolve
 from peftcore.testing import toy
 
 
@@ -36,16 +36,16 @@ def pairs() -> list[Pair]:
     """Return every pair of installed method and backbone; the kit's own probe is left out."""
     toy.register()
     return [
-        Pair(method, backbone, registry().impossible(method, backbone))
-        for method in registry().methods
-        for backbone in registry().backbones
+        Pair(method, backbone, installed().impossible(method, backbone))
+        for method in installed().methods
+        for backbone in installed().backbones
         if method != "probe"
     ]
 
 
 def config_for(method: str, backbone: str) -> dict[str, Any]:
     """Return the configuration with which a method is tried on a backbone."""
-    known = registry().methods[method].config_for
+    known = installed().methods[method].config_for
     return dict(known.get(backbone, known.get("*", {})))
 
 
@@ -101,7 +101,7 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 def _attach(model: nn.Module, method: str, config: dict[str, Any]) -> peftcore.Adapter:
-    fields = resolve(registry().methods[method].config).model_fields
+    fields = resolve(installed().methods[method].config).model_fields
     try:
         return peftcore.attach(model, method, **config)
     except TargetError:

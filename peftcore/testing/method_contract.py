@@ -17,11 +17,11 @@ import yaml
 from torch import nn
 
 import peftcore
-from peftcore.config import validated
 from peftcore.errors import ConfigError, MergeError
-from peftcore.pieces import has_weight_form
-from peftcore.plugins import registry, resolve
-from peftcore.sites import base_modules
+from peftcore.method.pieces import has_weight_form
+from peftcore.model.walk import base_modules
+from peftcore.registry.installed import installed, resolve
+from peftcore.schema import validated
 from peftcore.testing import toy
 from peftcore.testing.matrix import (
     check_pair,
@@ -89,10 +89,10 @@ class MethodContract:
     # --- specification and configuration -------------------------------------------------
 
     def test_the_plugin_module_imports_without_torch(self) -> None:
-        owner = registry().owner("methods", self.method)
+        owner = installed().owner("methods", self.method)
         code = (
-            "import sys; from peftcore.plugins import registry; "
-            f"assert {self.method!r} in registry().methods, registry().records; "
+            "import sys; from peftcore import installed; "
+            f"assert {self.method!r} in installed().methods, installed().records; "
             "heavy = {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules); "
             "assert not heavy, heavy"
         )
@@ -100,11 +100,11 @@ class MethodContract:
             subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
     def test_every_field_of_the_configuration_is_described(self) -> None:
-        fields = resolve(registry().methods[self.method].config).model_fields
+        fields = resolve(installed().methods[self.method].config).model_fields
         assert not [name for name, info in fields.items() if not info.description]
 
     def test_the_configuration_survives_yaml_and_json(self) -> None:
-        model = resolve(registry().methods[self.method].config)
+        model = resolve(installed().methods[self.method].config)
         config = model.model_validate(self.config)
         dumped = config.model_dump(mode="json")
         assert model.model_validate(yaml.safe_load(yaml.safe_dump(dumped))) == config
@@ -112,7 +112,7 @@ class MethodContract:
         assert model.model_json_schema()["type"] == "object"
 
     def test_an_unknown_field_is_refused_with_the_nearest_one(self) -> None:
-        model = resolve(registry().methods[self.method].config)
+        model = resolve(installed().methods[self.method].config)
         name = next(name for name in model.model_fields if len(name) > 2)
         typo = name[:-2] + name[-1] + name[-2] + "x"
         with pytest.raises(ConfigError, match=f"{typo} is not a field of {self.method}"):
@@ -127,7 +127,7 @@ class MethodContract:
         difference = max(
             (a - b).abs().max().item() for a, b in zip(bare, run(model, batch), strict=True)
         )
-        if registry().methods[self.method].identity_at_start:
+        if installed().methods[self.method].identity_at_start:
             assert difference <= 1e-6
         else:
             assert difference > 0
@@ -145,7 +145,7 @@ class MethodContract:
 
     def test_the_loss_falls_and_the_base_stays(self) -> None:
         model, batch = self.pair()
-        batch = peftcore.backbones.backbone_named("toy").batch(model, rows=8)  # type: ignore
+        batch = peftcore.backbone_named("toy").batch(model, rows=8)  # type: ignore
         before = {k: v.clone() for k, v in model.state_dict().items()}
         adapter = self.attach(model)
         optimiser = torch.optim.AdamW(adapter.parameters(), self.learning_rate, weight_decay=0.1)
@@ -232,7 +232,7 @@ class MethodContract:
 
     def test_rows_of_one_batch_can_have_their_own_adapters(self) -> None:
         model, _ = self.pair()
-        batch = peftcore.backbones.backbone_named("toy").batch(model, rows=4)  # type: ignore
+        batch = peftcore.backbone_named("toy").batch(model, rows=4)  # type: ignore
         single: dict[str | None, list[Any]] = {None: run(model, batch)}
         for times, name in ((1, "a"), (2, "b")):
             adapter = self.attach(model, name=name)
@@ -279,7 +279,7 @@ class MethodContract:
     @pytest.mark.parametrize("other", ["bitfit", "lora", "probe"])
     @pytest.mark.parametrize("first", [True, False])
     def test_it_composes_with_other_methods(self, other: str, first: bool, tmp_path: Path) -> None:
-        if other == self.method or other not in registry().methods:
+        if other == self.method or other not in installed().methods:
             pytest.skip(f"{other} is not another installed method")
         model, batch = self.pair()
         own = {"method": self.method, **config_for(self.method, "toy"), **self.config}

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftcore.backbones import Backbone, Loaded
-from peftcore.config import MethodConfig, Targets
-from peftcore.context import Context
 from peftcore.errors import ConfigError, PluginError
-from peftcore.hookspecs import hookimpl
-from peftcore.layers import Layer, LayerInfo
-from peftcore.methods import Method
-from peftcore.pieces import Delta
-from peftcore.plugins import PluginRecord, registry
-from peftcore.sites import Site
-from peftcore.specs import BackboneSpec, LayerSpec, MethodSpec
+from peftcore.method.config import MethodConfig
+from peftcore.method.method import Method
+from peftcore.method.pieces import Delta
+from peftcore.model.backbones import Backbone, Loaded
+from peftcore.model.context import Context
+from peftcore.model.layers import Layer, LayerInfo
+from peftcore.model.sites import Site
+from peftcore.model.targets import Targets
+from peftcore.registry.hookspecs import hookimpl
+from peftcore.registry.installed import PluginRecord, installed
+from peftcore.registry.specs import BackboneSpec, LayerSpec, MethodSpec
 
 WIDTH, HEADS, INNER, VOCABULARY, CLASSES = 16, 2, 32, 24, 3
 
@@ -249,11 +250,11 @@ class _Kit:
 
 def register() -> None:
     """Add the kit's toy, layer and probe to the registry of this process, once."""
-    if "toy" not in registry().backbones:
-        from peftcore import __version__
+    if "toy" not in installed().backbones:
+        from peftcore.version import __version__
 
         record = PluginRecord("testing", "peftcore", __version__)
-        registry().add(record, _Kit())
+        installed().add(record, _Kit())
         if record.status != "ok":
             raise PluginError(f"the contract kit cannot be used: {record.problem}.")
 

@@ -1,5 +1,5 @@
 import torch
-from peftcore.layers import LayerInfo
+from peftcore import LayerInfo
 from peftcore.testing import MethodContract
 from peftcore_tinylora.method import LowRank
 

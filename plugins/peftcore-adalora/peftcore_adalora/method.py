@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftcore import Method, Site, hookimpl
-from peftcore.errors import ConfigError, TargetError
-from peftcore.programs import Placed
+from peftcore import ConfigError, Method, Placed, Site, TargetError, hookimpl
 from peftcore_adalora.config import AdaLoraConfig
 from peftcore_adalora.pieces import Svd
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo
-from peftcore.pieces import trainable_dtype
+from peftcore import Delta, LayerInfo, trainable_dtype
 
 #: Names of the trained tensors: Q, the singular values, P.
 TENSORS = ("lora_A", "lora_E", "lora_B")

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError, PeftcoreError, TargetError
-from peftcore.plugins import registry
-from peftcore.testing import Toy
-from peftcore.testing.matrix import loss_of, perturb, tiny
+from peftcore import ConfigError, PeftcoreError, TargetError, installed
+from peftcore.testing import Toy, loss_of, perturb, tiny
 from peftcore_adalora.method import allocate
 from peftcore_adalora.pieces import TENSORS
 
@@ -69,10 +67,10 @@ def test_the_start_and_the_count() -> None:
 
 
 def test_llama_7b_has_the_closed_form() -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    plan = peftcore.plan(peftcore.backbones.build_on_meta("llama-7b", head="causal-lm"), "adalora")
+    plan = peftcore.plan(peftcore.build_on_meta("llama-7b", head="causal-lm"), "adalora")
     assert plan.trainable == 2 * 32 * 12 * (4096 + 4096 + 1)
 
 

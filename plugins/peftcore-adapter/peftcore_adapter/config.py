@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore.config import MethodConfig, PerRole, Targets
+from peftcore import MethodConfig, PerRole, Targets
 
 Bottleneck = Annotated[
     PerRole[Annotated[int, Field(ge=1)]],

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from peftcore import Method, ParameterInfo, Site, Targets, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, ParameterInfo, Site, TargetError, Targets, hookimpl
 from peftcore_adapter.pieces import After, Before, Begin, Bottleneck, End, Handover, Parallel
 
 

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 
 WIDTH, INNER = 16, 32  # the toy's
 ACTS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "silu": nn.SiLU(), "tanh": nn.Tanh()}
 needs_llama = pytest.mark.skipif(
-    "llama" not in registry().backbones, reason="no backbone plugin for LLaMA is installed"
+    "llama" not in installed().backbones, reason="no backbone plugin for LLaMA is installed"
 )
 
 
@@ -140,7 +139,7 @@ def test_a_part_is_kept_apart_from_that_of_another_adapter() -> None:
     ],
 )
 def test_llama_7b_has_the_published_counts(method: str, config: dict, count: int) -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     plan = peftcore.plan(build_on_meta("llama-7b", head="causal-lm"), method, **config)
     assert plan.trainable == count
@@ -222,7 +221,7 @@ def test_convolutions_and_models_without_norms_are_refused() -> None:
 
 @needs_llama
 def test_only_a_parallel_adapter_can_stand_at_a_slice() -> None:
-    from peftcore.backbones import backbone_named
+    from peftcore import backbone_named
 
     model = backbone_named("gpt2").tiny()
     assert peftcore.plan(model, "parallel_adapter", targets=["attention.query"]).placed

@@ -5,10 +5,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Method, ParameterInfo, Site, Targets, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import (
+    Delta,
+    LayerInfo,
+    Method,
+    MethodConfig,
+    ParameterInfo,
+    Site,
+    TargetError,
+    Targets,
+    hookimpl,
+    trainable_dtype,
+)
 from peftcore_bitfit.config import BitFitConfig
 
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.backbones import Structural
-from peftcore.errors import TargetError
-from peftcore.sites import survey
+from peftcore import Structural, TargetError, survey
 from peftcore.testing import MethodContract, Toy
 from peftcore_bitfit.method import AddedBias
 
@@ -176,7 +174,7 @@ class Fused(peftcore.Backbone):
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    monkeypatch.setattr("peftcore.planning.backbone_of", lambda model: Fused())
+    monkeypatch.setattr("peftcore.adapter.plan.backbone_of", lambda model: Fused())
 
     class Block(nn.Module):
         def __init__(self, bias: bool) -> None:

@@ -6,9 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Method, ParameterInfo, Reparam, Site, hookimpl
-from peftcore.errors import TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import (
+    LayerInfo,
+    Method,
+    ParameterInfo,
+    Reparam,
+    Site,
+    TargetError,
+    hookimpl,
+    trainable_dtype,
+)
 from peftcore_difffit.config import DiffFitConfig
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError
-from peftcore.plugins import registry
+from peftcore import ConfigError, installed
 from peftcore.testing import MethodContract, Toy
 
 
@@ -84,9 +83,9 @@ def test_biases_norms_and_what_is_named_besides_train() -> None:
     assert peftcore.plan(model, "difffit").trainable == 2 * (7 * 16 + 32 + 2 * 16 + 2)
 
 
-@pytest.mark.skipif("bert" not in registry().backbones, reason="no backbone plugin for BERT")
+@pytest.mark.skipif("bert" not in installed().backbones, reason="no backbone plugin for BERT")
 def test_bert_base_has_the_count_of_its_parts() -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     plan = peftcore.plan(build_on_meta("bert-base-cased", head="none"), "difffit")
     assert plan.trainable == 102_912 + 25 * 768 + 2 * 12

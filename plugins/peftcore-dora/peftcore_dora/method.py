@@ -1,7 +1,6 @@
 """The method: which piece goes where, and what cannot be done."""
 
-from peftcore import Method, Site, hookimpl
-from peftcore.errors import TargetError
+from peftcore import Method, Site, TargetError, hookimpl
 from peftcore_dora.config import DoraConfig
 from peftcore_dora.pieces import Decomposed
 

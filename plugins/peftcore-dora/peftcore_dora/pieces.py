@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Reparam, Site
-from peftcore.pieces import trainable_dtype
+from peftcore import Reparam, Site, trainable_dtype
 
 #: Rows of a low-precision weight that are cast at once, so that no second whole weight is made.
 _ROWS = 1024

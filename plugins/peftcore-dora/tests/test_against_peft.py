@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.programs import Placed
+from peftcore import Placed
 from peftcore_dora.pieces import drawn
 
 peft = pytest.importorskip("peft")

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 from peftcore_dora.pieces import drawn
 
@@ -91,7 +90,7 @@ def test_a_row_of_zeros_stays_zero_and_finite() -> None:
 
 
 def test_bias_can_be_trained_beside() -> None:
-    if "bitfit" not in registry().methods:
+    if "bitfit" not in installed().methods:
         pytest.skip("bitfit is not installed")
     model, x = nn.Sequential(nn.Linear(6, 5)), torch.randn(4, 6)
     peftcore.attach(model, [{"method": "dora", "rank": 2, "targets": ["linear"]}, "bitfit"])
@@ -172,7 +171,7 @@ def saved_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_backward_keeps_little_more_than_with_lora(dropout: float) -> None:
-    if "lora" not in registry().methods:
+    if "lora" not in installed().methods:
         pytest.skip("lora is not installed")
     config = LlamaConfig(
         vocab_size=500, hidden_size=64, num_hidden_layers=4, num_attention_heads=4,
@@ -189,10 +188,10 @@ def test_backward_keeps_little_more_than_with_lora(dropout: float) -> None:
 
 
 def meta(config: str, **options: object) -> nn.Module:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if config not in known:
         pytest.skip(f"no installed backbone has {config}")
-    return peftcore.backbones.build_on_meta(config, **options)
+    return peftcore.build_on_meta(config, **options)
 
 
 @pytest.mark.parametrize(

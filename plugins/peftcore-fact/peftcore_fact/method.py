@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from math import gcd
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
 from peftcore_fact.config import FactConfig
 from peftcore_fact.pieces import Factored, Factors, TensorTrain, Tucker
 

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo
-from peftcore.pieces import trainable_dtype
+from peftcore import Delta, LayerInfo, trainable_dtype
 
 
 class Factors(nn.Module):

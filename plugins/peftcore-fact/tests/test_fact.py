@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import MethodContract, Toy
 
 
@@ -212,9 +211,9 @@ def test_layers_that_share_no_width_are_one_clear_error() -> None:
         peftcore.plan(Layers((9, 16), (25, 16)), "fact_tt", rank=2, targets=["linear"])
 
 
-@pytest.mark.skipif("timm-vit" not in registry().backbones, reason="no backbone plugin for ViTs")
+@pytest.mark.skipif("timm-vit" not in installed().backbones, reason="no backbone plugin for ViTs")
 def test_a_fused_vit_b_16_has_the_counts_of_its_slices() -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     model = build_on_meta("vit-b16-224")
     assert peftcore.plan(model, "fact_tt", rank=16).trainable == 61_440

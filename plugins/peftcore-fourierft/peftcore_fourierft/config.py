@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftcore.config import MethodConfig, PerRole, Targets
+from peftcore import MethodConfig, PerRole, Targets
 
 
 class FourierFtConfig(MethodConfig):

@@ -12,8 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 
 
@@ -96,10 +95,10 @@ def test_the_seed_alone_decides_and_no_place_is_stored(tmp_path: Path) -> None:
 
 
 def test_llama_7b_has_n_a_layer() -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    model = peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    model = peftcore.build_on_meta("llama-7b", head="causal-lm")
     assert peftcore.plan(model, "fourierft", n_frequency=1000).trainable == 64_000
 
 

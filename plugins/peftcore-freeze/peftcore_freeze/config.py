@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from peftcore.config import MethodConfig, Targets
+from peftcore import MethodConfig, Targets
 
 Trained = Annotated[
     Targets,

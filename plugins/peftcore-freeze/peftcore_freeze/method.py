@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from peftcore import Method, ParameterInfo, Site, Targets, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, ParameterInfo, Site, TargetError, Targets, hookimpl
 from peftcore_freeze.config import FreezeConfig
 
 #: Roles that are never trained here: heads train through modules_to_save.

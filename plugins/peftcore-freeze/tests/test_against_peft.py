@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import peftcore
-from peftcore.plugins import registry
-from peftcore.testing.matrix import tiny
+from peftcore import installed
+from peftcore.testing import tiny
 
 peft = pytest.importorskip("peft")
 
@@ -21,7 +21,7 @@ peft = pytest.importorskip("peft")
     ],
 )
 def test_norm_tuning_equals_ln_tuning(family: str, leaves: list[str]) -> None:
-    if family not in registry().backbones:
+    if family not in installed().backbones:
         pytest.skip(f"no backbone plugin for {family}")
     _, model, batch = tiny(family)
     theirs = peft.get_peft_model(copy.deepcopy(model), peft.LNTuningConfig(target_modules=leaves))

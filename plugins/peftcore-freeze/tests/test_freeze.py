@@ -5,12 +5,11 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import MethodContract, Toy
 
 needs_bert = pytest.mark.skipif(
-    "bert" not in registry().backbones, reason="no backbone plugin for BERT is installed"
+    "bert" not in installed().backbones, reason="no backbone plugin for BERT is installed"
 )
 
 
@@ -123,7 +122,7 @@ def test_two_adapters_keep_values_of_their_own() -> None:
     ],
 )
 def test_bert_base_has_the_counts_of_its_shape(method: str, config: dict, count: int) -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     model = build_on_meta("bert-base-cased", head="none")
     assert peftcore.plan(model, method, **config).trainable == count
@@ -131,7 +130,7 @@ def test_bert_base_has_the_counts_of_its_shape(method: str, config: dict, count:
 
 @needs_bert
 def test_full_is_every_parameter_of_the_base() -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     plan = peftcore.plan(build_on_meta("bert-base-cased", head="none"), "full")
     assert plan.trainable == plan.base

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from peftcore.config import MethodConfig, Targets
+from peftcore import MethodConfig, Targets
 
 
 class Ia3Config(MethodConfig):

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Method, Reparam, Site, hookimpl
-from peftcore.pieces import trainable_dtype
+from peftcore import Method, Reparam, Site, hookimpl, trainable_dtype
 from peftcore_ia3.config import Ia3Config
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.errors import TargetError
-from peftcore.plugins import registry
+from peftcore import TargetError, installed
 from peftcore.testing import Toy
 
 
@@ -106,10 +105,10 @@ def test_the_bias_is_scaled_where_the_model_reads_it_directly() -> None:
 
 
 def test_llama_7b_has_two_widths_and_the_inner_one_a_block() -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    plan = peftcore.plan(peftcore.backbones.build_on_meta("llama-7b", head="causal-lm"), "ia3")
+    plan = peftcore.plan(peftcore.build_on_meta("llama-7b", head="causal-lm"), "ia3")
     assert plan.trainable == 32 * (2 * 4096 + 11008) == 614_400
     assert round(plan.percent(), 4) == 0.0091
 

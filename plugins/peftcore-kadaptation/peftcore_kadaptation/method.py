@@ -2,9 +2,7 @@
 
 from math import gcd
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
 from peftcore_kadaptation.config import CompacterConfig, KadaptationConfig
 from peftcore_kadaptation.pieces import (
     Bias,

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Context, Delta, LayerInfo, Transform
-from peftcore.pieces import trainable_dtype
+from peftcore import Context, Delta, LayerInfo, Transform, trainable_dtype
 
 _ACT = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 

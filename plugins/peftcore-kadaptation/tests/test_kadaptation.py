@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import MethodContract, Toy
 
 
@@ -166,9 +165,9 @@ def test_twelve_layers_of_width_768_have_the_published_counts() -> None:
     assert peftcore.plan(down, "compacter", targets=["linear"]).trainable == 48_384 + 64
 
 
-@pytest.mark.skipif("bert" not in registry().backbones, reason="no BERT")
+@pytest.mark.skipif("bert" not in installed().backbones, reason="no BERT")
 def test_bert_base_has_the_published_count_of_its_shape() -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     model = build_on_meta("bert-base-cased", head="none")
     assert peftcore.plan(model, "kadaptation").trainable == 50_176

@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import Method, Piece, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, Piece, Site, TargetError, hookimpl
 from peftcore_llama_adapter.config import LlamaAdapterConfig
 from peftcore_llama_adapter.pieces import AddPrompts, Parts, Prompts, TakeQuery
 

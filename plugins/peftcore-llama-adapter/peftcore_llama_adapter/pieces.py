@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Around, Context, Site, Transform
-from peftcore.pieces import trainable_dtype
+from peftcore import Around, Context, Site, Transform, trainable_dtype
 from peftcore_llama_adapter.config import LlamaAdapterConfig
 
 Rows = tuple[int, int] | None

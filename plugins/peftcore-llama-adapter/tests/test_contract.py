@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftcore.plugins import registry
-from peftcore.testing import MethodContract, Toy
-from peftcore.testing.matrix import tiny
-from peftcore.testing.toy import HEADS
+from peftcore import installed
+from peftcore.testing import HEADS, MethodContract, Toy, tiny
 
 
 class TestLlamaAdapter(MethodContract):
@@ -22,7 +20,7 @@ class TestLlamaAdapter(MethodContract):
     @pytest.fixture(autouse=True)
     def _possible(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         # the kit's toy does not say how many heads it has, the one here does
-        monkeypatch.setattr(registry(), "impossible", lambda method, backbone: "")
+        monkeypatch.setattr(installed(), "impossible", lambda method, backbone: "")
         yield
 
     def pair(self) -> tuple[nn.Module, dict[str, Tensor]]:

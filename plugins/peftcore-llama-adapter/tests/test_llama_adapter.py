@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import peftcore
-from peftcore.errors import AttachError, ConfigError, PeftcoreError, TargetError
-from peftcore.plugins import registry
-from peftcore.testing import Toy
-from peftcore.testing.matrix import perturb
+from peftcore import AttachError, ConfigError, PeftcoreError, TargetError, installed
+from peftcore.testing import Toy, perturb
 
 K = 3
 SMALL = {
@@ -131,7 +129,7 @@ def test_closed_gates_give_the_base(name: str) -> None:
 
 
 def test_prompts_pass_through_the_updates_of_other_methods() -> None:
-    if "lora" not in registry().methods:
+    if "lora" not in installed().methods:
         pytest.skip("lora is not installed")
     model, tokens = decoder(), ids()
     lora = {"method": "lora", "rank": 2, "targets": ["attention.key", "attention.value"]}
@@ -258,9 +256,9 @@ def test_no_tensor_of_a_call_is_held_beyond_it() -> None:
 
 
 def llama_7b() -> nn.Module:
-    if "llama" not in registry().backbones:
+    if "llama" not in installed().backbones:
         pytest.skip("no installed backbone has llama-7b")
-    return peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    return peftcore.build_on_meta("llama-7b", head="causal-lm")
 
 
 def test_llama_7b_has_the_published_count() -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from peftcore.layers import LayerInfo
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore import LayerInfo
+from peftcore_transformers.backbone import TransformersBackbone
 
 _BLOCK = "**.layers.*"
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore.layers import Layer, LayerInfo
+from peftcore import Layer, LayerInfo
 
 
 class TransposedLinear(Layer):

@@ -7,8 +7,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from peftcore.backbones import backbone_named
-from peftcore.context import Context
+from peftcore import Context, backbone_named
 
 LLAMA = backbone_named("llama")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 9]])
@@ -130,8 +129,8 @@ def test_the_context_can_be_compiled_in_one_graph(with_labels: bool) -> None:
 def test_gemma_3_with_pictures_is_left_to_others() -> None:
     from fnmatch import fnmatchcase
 
-    from peftcore.plugins import registry
+    from peftcore import installed
 
     cls = transformers.Gemma3ForConditionalGeneration
     name = f"{cls.__module__}:{cls.__qualname__}"
-    assert not any(fnmatchcase(name, glob) for glob in registry().backbones["gemma"].matches)
+    assert not any(fnmatchcase(name, glob) for glob in installed().backbones["gemma"].matches)

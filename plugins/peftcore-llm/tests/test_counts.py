@@ -1,7 +1,6 @@
 import pytest
 
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.plugins import registry
+from peftcore import backbone_named, build_on_meta, installed
 
 FAMILIES = ("llama", "mistral", "qwen", "gemma", "gpt2")
 
@@ -44,6 +43,6 @@ def test_a_dtype_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
-    sizes = registry().backbones[family].configs
+    sizes = installed().backbones[family].configs
     assert sizes == tuple(backbone_named(family).configs)
     assert set(sizes) <= set(COUNTS)

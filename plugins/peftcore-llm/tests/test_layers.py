@@ -4,9 +4,8 @@ from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
 import peftcore
-from peftcore.backbones import backbone_named
-from peftcore.layers import layer_of
-from peftcore.testing.matrix import perturb, run
+from peftcore import backbone_named, layer_of
+from peftcore.testing import perturb, run
 
 
 def test_a_transposed_linear_runs_with_its_own_weight_as_it_does_by_itself() -> None:
@@ -41,7 +40,7 @@ def test_merging_into_a_transposed_linear_keeps_the_output(role: str) -> None:
 
 
 def test_the_slices_of_the_fused_projection_are_its_thirds() -> None:
-    from peftcore.sites import survey
+    from peftcore import survey
 
     backbone = backbone_named("gpt2")
     sites = survey(backbone.tiny(), backbone).sites

@@ -7,8 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from peftcore.backbones import backbone_named
-from peftcore.errors import ConfigError
+from peftcore import ConfigError, backbone_named
 
 LLAMA = backbone_named("llama")
 WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "red": 3, "green": 4}

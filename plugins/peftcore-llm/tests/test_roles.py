@@ -5,8 +5,7 @@ import pytest
 import transformers
 from torch import nn
 
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.sites import survey
+from peftcore import backbone_named, backbone_of, survey
 
 BLOCK = "model.layers.0"
 

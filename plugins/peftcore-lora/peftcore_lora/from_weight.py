@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peftcore import LayerInfo, Site
-from peftcore.pieces import trainable_dtype
+from peftcore import LayerInfo, Site, trainable_dtype
 from peftcore_lora.pieces import Conv, LowRank, LowRankConv
 
 #: A and B, shaped as those of the piece.

@@ -6,10 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
-from peftcore.rewriting import bare_class
+from peftcore import Method, MethodConfig, Site, TargetError, bare_class, hookimpl
 from peftcore_lora.config import LoraConfig
 from peftcore_lora.from_weight import LowRankConvFromWeight, LowRankFromWeight, start_from
 from peftcore_lora.pieces import LowRank, LowRankConv, LowRankEmbedding

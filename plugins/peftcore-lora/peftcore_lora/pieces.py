@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo
-from peftcore.pieces import trainable_dtype
+from peftcore import Delta, LayerInfo, trainable_dtype
 
 #: stride, padding, dilation, transposed, output padding, groups: what ``torch.convolution`` takes.
 Geometry = tuple[Any, Any, Any, bool, tuple[int, ...], int]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.programs import Placed
+from peftcore import Placed
 
 peft = pytest.importorskip("peft")
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from peftcore.layers import LayerInfo, info_of
+from peftcore import LayerInfo, info_of
 from peftcore_lora.pieces import LowRank, LowRankConv, LowRankEmbedding, _Masked
 
 LINEAR = LayerInfo("linear", 12, 20, weight_shape=(20, 12))

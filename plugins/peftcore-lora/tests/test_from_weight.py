@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
+from peftcore import ConfigError, TargetError
 from peftcore.testing import FakeQuantLinear, MethodContract, Toy
 from peftcore_lora.pieces import LowRank
 

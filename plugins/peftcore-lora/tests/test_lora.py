@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
+from peftcore import ConfigError, TargetError
 from peftcore.testing import MethodContract, Toy
 
 
@@ -165,10 +165,10 @@ def test_adapters_of_different_rank_can_be_routed() -> None:
 
 
 def meta(config: str, **options: object) -> nn.Module:
-    known = {c for spec in peftcore.plugins.registry().backbones.values() for c in spec.configs}
+    known = {c for spec in peftcore.installed().backbones.values() for c in spec.configs}
     if config not in known:
         pytest.skip(f"no installed backbone has {config}")
-    return peftcore.backbones.build_on_meta(config, **options)
+    return peftcore.build_on_meta(config, **options)
 
 
 def test_llama_7b_has_the_published_count() -> None:

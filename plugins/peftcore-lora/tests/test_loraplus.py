@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.errors import ConfigError
+from peftcore import ConfigError
 
 peft = pytest.importorskip("peft")
 

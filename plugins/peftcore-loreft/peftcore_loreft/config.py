@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from peftcore.config import MethodConfig, PerRole, Targets
+from peftcore import MethodConfig, PerRole, Targets
 
 
 def parse_positions(text: str) -> tuple[int, int] | None:

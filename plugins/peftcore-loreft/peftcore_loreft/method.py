@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions
 from peftcore_loreft.rotation import Rotation

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Context, LayerInfo, Transform
-from peftcore.errors import AttachError
-from peftcore.pieces import trainable_dtype
+from peftcore import AttachError, Context, LayerInfo, Transform, trainable_dtype
 from peftcore_loreft.positions import Positions, prompt_of
 from peftcore_loreft.rotation import Rotation
 

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from peftcore import Context
-from peftcore.errors import AttachError
+from peftcore import AttachError, Context
 from peftcore_loreft.config import parse_positions
 
 

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peftcore import Context, LayerInfo
-from peftcore.errors import AttachError
+from peftcore import AttachError, Context, LayerInfo
 from peftcore_loreft.dii import dii
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions

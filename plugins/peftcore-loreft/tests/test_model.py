@@ -6,12 +6,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import peftcore
-from peftcore.errors import AttachError, ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import AttachError, ConfigError, TargetError, installed
 
 transformers = pytest.importorskip("transformers")
 needs_llama = pytest.mark.skipif(
-    "llama" not in registry().backbones, reason="no backbone plugin for LLaMA is installed"
+    "llama" not in installed().backbones, reason="no backbone plugin for LLaMA is installed"
 )
 
 WIDTH, LAYERS = 16, 3
@@ -194,7 +193,9 @@ def test_rows_with_adapters_of_their_own_generate_as_they_do_alone():
 
 
 @needs_llama
-@pytest.mark.skipif("adapter" not in registry().methods, reason="peftcore-adapter is not installed")
+@pytest.mark.skipif(
+    "adapter" not in installed().methods, reason="peftcore-adapter is not installed"
+)
 def test_rows_cannot_differ_where_a_block_with_other_pieces_writes_to_a_cache():
     model, batch = llama(), prompts(6, 4, side="left")
     for name in ("a", "b"):

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from peftcore import Context, LayerInfo
-from peftcore.errors import AttachError
+from peftcore import AttachError, Context, LayerInfo
 from peftcore_loreft.config import SourceConfig, parse_positions
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from peftcore import Method, Site, hookimpl
-from peftcore.errors import TargetError
+from peftcore import Method, Site, TargetError, hookimpl
 from peftcore_lycoris.config import LoHaConfig, LoKrConfig
 from peftcore_lycoris.pieces import Hadamard, Kronecker
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 from peftcore_lycoris.pieces import Hadamard, split
 
@@ -147,10 +146,10 @@ def test_low_rank_products_reach_a_higher_rank() -> None:
     [("loha", 64 * 2 * 8 * (4096 + 4096)), ("lokr", 64 * (64 * 64 + 8 * (64 + 64)))],
 )
 def test_llama_7b_has_the_closed_form(method: str, count: int) -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    model = peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    model = peftcore.build_on_meta("llama-7b", head="causal-lm")
     assert peftcore.plan(model, method).trainable == count
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from peftcore.config import MethodConfig, PerRole, Targets
+from peftcore import MethodConfig, PerRole, Targets
 
 _TARGETS = Targets.model_validate(["attention.query", "attention.value"])
 _LAYERS = "Linear layers whose input is turned."

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from peftcore import Method, Reparam, Site, hookimpl
-from peftcore.errors import TargetError
+from peftcore import Method, Reparam, Site, TargetError, hookimpl
 from peftcore_oft.config import BoftConfig, HraConfig, OftConfig
 from peftcore_oft.pieces import Butterfly, Reflected, Rotated
 

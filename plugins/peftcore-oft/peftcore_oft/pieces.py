@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam
-from peftcore.pieces import trainable_dtype
+from peftcore import LayerInfo, Reparam, trainable_dtype
 from peftcore_oft.rotations import butterfly, cayley, neumann, skew, turn
 
 

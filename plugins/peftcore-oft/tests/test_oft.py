@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 from peftcore_oft.pieces import _constrained
 
@@ -167,10 +166,10 @@ def test_the_block_is_the_largest_divisor_unless_it_is_given() -> None:
     ],
 )
 def test_llama_7b_has_the_closed_form(method: str, config: dict[str, Any], count: int) -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    model = peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    model = peftcore.build_on_meta("llama-7b", head="causal-lm")
     assert peftcore.plan(model, method, **config).trainable == count
 
 

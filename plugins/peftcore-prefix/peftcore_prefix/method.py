@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
+from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
 from peftcore_prefix.config import PrefixConfig
 from peftcore_prefix.pieces import Encoder, LearnedPrefix, ProjectedPrefix, arguments_of
 

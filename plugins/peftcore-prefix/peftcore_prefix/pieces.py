@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Around, LayerInfo, Site
-from peftcore.pieces import trainable_dtype
+from peftcore import Around, LayerInfo, Site, trainable_dtype
 
 
 class LearnedPrefix(Around):

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore.plugins import registry
-from peftcore.testing import MethodContract, Toy
-from peftcore.testing.matrix import tiny
-from peftcore.testing.toy import HEADS, Attention
+from peftcore import installed
+from peftcore.testing import HEADS, Attention, MethodContract, Toy, tiny
 
 
 class CachedAttention(Attention):
@@ -40,7 +38,7 @@ class OnCachedToy(MethodContract):
     @pytest.fixture(autouse=True)
     def _possible(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         # the kit's toy has no cache, the one here has
-        monkeypatch.setattr(registry(), "impossible", lambda method, backbone: "")
+        monkeypatch.setattr(installed(), "impossible", lambda method, backbone: "")
         yield
 
     def pair(self) -> tuple[nn.Module, dict[str, Tensor]]:

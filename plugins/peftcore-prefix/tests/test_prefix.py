@@ -18,8 +18,7 @@ from transformers import (
 )
 
 import peftcore
-from peftcore.errors import AttachError, ConfigError, PeftcoreError, TargetError
-from peftcore.plugins import registry
+from peftcore import AttachError, ConfigError, PeftcoreError, TargetError, installed
 from peftcore.testing import Toy
 
 T = 3
@@ -321,9 +320,9 @@ def test_rows_can_have_their_own_prefixes() -> None:
 
 @pytest.mark.parametrize("length, count", [(30, 7_864_320), (10, 2_621_440)])
 def test_llama_7b_has_the_published_count(length: int, count: int) -> None:
-    if "llama" not in registry().backbones:
+    if "llama" not in installed().backbones:
         pytest.skip("no installed backbone has llama-7b")
-    model = peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    model = peftcore.build_on_meta("llama-7b", head="causal-lm")
     plan = peftcore.plan(model, "prefix", num_virtual_tokens=length)
     assert plan.trainable == count == length * 2 * 32 * 4096
 

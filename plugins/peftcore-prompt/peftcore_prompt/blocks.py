@@ -6,9 +6,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from peftcore import Method, Piece, Site, hookimpl
-from peftcore.errors import TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import Method, Piece, Site, TargetError, hookimpl, trainable_dtype
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
 from peftcore_prompt.pieces import Projection, Tokens, Wider
 from peftcore_prompt.splicing import argument_names

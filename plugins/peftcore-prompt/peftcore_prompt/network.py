@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Around, Context, Transform
-from peftcore.errors import AttachError
+from peftcore import Around, AttachError, Context, Transform
 from peftcore_prompt.splicing import spliced, without
 
 

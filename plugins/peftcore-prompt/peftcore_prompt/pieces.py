@@ -6,9 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Around, Context, LayerInfo
-from peftcore.errors import AttachError
-from peftcore.pieces import trainable_dtype
+from peftcore import Around, AttachError, Context, LayerInfo, trainable_dtype
 from peftcore_prompt.splicing import Widening, spliced, without
 
 

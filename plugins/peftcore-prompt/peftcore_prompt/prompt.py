@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from peftcore import Method, Piece, Site, hookimpl
-from peftcore.backbones import backbone_of
-from peftcore.config import MethodConfig
-from peftcore.errors import ConfigError, TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import (
+    ConfigError,
+    Method,
+    MethodConfig,
+    Piece,
+    Site,
+    TargetError,
+    backbone_of,
+    hookimpl,
+    trainable_dtype,
+)
 from peftcore_prompt.config import PromptConfig
 from peftcore_prompt.network import Filled, Handover, Places, Prompted
 from peftcore_prompt.splicing import argument_names
@@ -124,7 +130,7 @@ class Prompt(Method):
     def _read(self, text: str, tokenizer: str) -> tuple[int, ...]:
         from transformers import AutoTokenizer
 
-        from peftcore.plugins import resolve_source
+        from peftcore import resolve_source
 
         place = str(resolve_source(tokenizer, "model") or tokenizer)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore.errors import AttachError
+from peftcore import AttachError
 
 #: In torch's own layers True, or a value, hides a key; zero shows it.
 _HIDING = ("src_mask", "src_key_padding_mask")

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.errors import AttachError, PeftcoreError, TargetError
-from peftcore.plugins import registry
-from peftcore.testing import Toy
-from peftcore.testing.matrix import perturb
+from peftcore import (
+    AttachError,
+    PeftcoreError,
+    TargetError,
+    backbone_named,
+    build_on_meta,
+    installed,
+)
+from peftcore.testing import Toy, perturb
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-7}
 ENCODERS = ("bert", "roberta", "deberta", "distilbert", "electra", "esm")
@@ -24,7 +28,7 @@ CONFIGS = {
 
 
 def tiny(name: str, **sizes: Any) -> tuple[nn.Module, dict[str, Any]]:
-    if name not in registry().backbones:
+    if name not in installed().backbones:
         pytest.skip(f"no installed plugin provides {name}")
     torch.manual_seed(0)
     knows = backbone_named(name)
@@ -179,7 +183,7 @@ def test_gradient_checkpointing_changes_nothing(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["deep", "shallow"])
 def test_edits_at_positions_count_the_tokens_of_the_row_only(kind: str) -> None:
-    if "loreft" not in registry().methods:
+    if "loreft" not in installed().methods:
         pytest.skip("no installed plugin provides loreft")
     model, batch = tiny("bert")
     seen: list[Tensor] = []

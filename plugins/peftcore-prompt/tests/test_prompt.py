@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.errors import AttachError, ConfigError, PeftcoreError, TargetError
-from peftcore.plugins import registry
-from peftcore.testing import Toy
-from peftcore.testing.matrix import perturb
+from peftcore import (
+    AttachError,
+    ConfigError,
+    PeftcoreError,
+    TargetError,
+    backbone_named,
+    build_on_meta,
+    installed,
+)
+from peftcore.testing import Toy, perturb
 
 transformers = pytest.importorskip("transformers")
 
@@ -22,7 +27,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def tiny(name: str, head: str = "none") -> nn.Module:
-    if name not in registry().backbones:
+    if name not in installed().backbones:
         pytest.skip(f"no installed plugin provides {name}")
     torch.manual_seed(0)
     return backbone_named(name).tiny(head=head).double()
@@ -250,7 +255,7 @@ def test_a_classifier_reads_the_rows_as_if_there_were_no_prompt() -> None:
 
 
 def test_edits_at_positions_count_the_tokens_of_the_row_only() -> None:
-    if "loreft" not in registry().methods:
+    if "loreft" not in installed().methods:
         pytest.skip("no installed plugin provides loreft")
     model = tiny("llama", "causal-lm")
     seen: list[Tensor] = []
@@ -316,7 +321,7 @@ def test_a_random_start_is_uniform() -> None:
 
 
 def test_llama_7b_has_p_vectors_of_the_width() -> None:
-    if "llama" not in registry().backbones:
+    if "llama" not in installed().backbones:
         pytest.skip("no installed plugin provides llama")
     plan = peftcore.plan(build_on_meta("llama-7b", head="causal-lm"), "prompt")
     assert plan.trainable == 20 * 4096 == 81_920
@@ -363,7 +368,7 @@ def test_models_without_tokens_are_refused() -> None:
     with pytest.raises(TargetError, match=r"no network \(role model\) that takes tokens"):
         peftcore.plan(nn.Sequential(nn.Linear(2, 2)), "prompt", backbone="structural")
     for name in ("clip-vision", "wavlm"):
-        if name in registry().backbones:
+        if name in installed().backbones:
             with pytest.raises(AttachError, match=f"prompt cannot run on {name}"):
                 peftcore.plan(tiny(name), "prompt")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore_transformers.backbone import TransformersBackbone
 
 _BLOCK = "**.encoder.layer.*"
 

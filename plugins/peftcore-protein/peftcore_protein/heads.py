@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from peftcore.errors import ConfigError
+from peftcore import ConfigError
 from peftcore_protein.symmetry import SYMMETRIES
 
 #: Inner width of the head.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from peftcore.errors import DataError
+from peftcore import DataError
 
 #: What each of the 18 classes holds; the last takes every other name.
 SYMMETRIES: tuple[tuple[str, ...], ...] = (

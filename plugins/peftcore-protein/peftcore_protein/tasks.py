@@ -11,9 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection, classification as tm
 from transformers import PreTrainedModel
 
-from peftcore.backbones import Loaded
-from peftcore.config import Strict
-from peftcore.errors import DataError
+from peftcore import DataError, Loaded, Strict
 from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
 from peftcore_protein.symmetry import SYMMETRIES, symmetry_target
 from peftcore_protein.tokens import tokenize

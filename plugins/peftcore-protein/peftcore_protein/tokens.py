@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftcore.errors import ConfigError, DataError
+from peftcore import ConfigError, DataError
 
 _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 _GAPS = str.maketrans("", "", "-.")

@@ -5,10 +5,7 @@ import transformers
 from torch import nn
 
 import peftcore
-from peftcore.backbones import backbone_named, backbone_of, build_on_meta
-from peftcore.errors import ConfigError
-from peftcore.plugins import registry
-from peftcore.sites import survey
+from peftcore import ConfigError, backbone_named, backbone_of, build_on_meta, installed, survey
 
 ESM = backbone_named("esm")
 
@@ -64,7 +61,7 @@ def test_a_named_size_has_its_number_of_parameters(size: str) -> None:
 
 
 def test_the_spec_lists_the_sizes_of_its_backbone() -> None:
-    assert registry().backbones["esm"].configs == tuple(ESM.configs) == tuple(COUNTS)
+    assert installed().backbones["esm"].configs == tuple(ESM.configs) == tuple(COUNTS)
 
 
 def test_every_role_names_exactly_these_modules() -> None:

@@ -7,9 +7,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import peftcore
-from peftcore.backbones import backbone_named, backbone_of, build_on_meta
-from peftcore.errors import ConfigError
-from peftcore.sites import survey
+from peftcore import ConfigError, backbone_named, backbone_of, build_on_meta, survey
 from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
 
 ESM = backbone_named("esm")

@@ -1,6 +1,6 @@
 import pytest
 
-from peftcore.errors import DataError
+from peftcore import DataError
 from peftcore_protein.symmetry import SYMMETRIES, symmetry_class, symmetry_target
 
 TABLE = {

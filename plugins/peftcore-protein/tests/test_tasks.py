@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from transformers import EsmConfig, EsmModel, EsmTokenizer
 
-from peftcore.backbones import Loaded, backbone_named
-from peftcore.cli import main
-from peftcore.errors import DataError
+from peftcore import DataError, Loaded, backbone_named
+from peftcore.testing import run_in_process
 from peftcore_protein.tasks import (
     PPIConfig,
     ProteinPPI,
@@ -90,7 +88,7 @@ def train(tmp_path: Path, esm: Path, data: Path, **task) -> dict:
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    done = CliRunner().invoke(main, ["train", str(path), "--json", "-q"])
+    done = run_in_process("train", path, "--json", "-q")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -113,9 +111,7 @@ def test_symmetries_are_trained_with_macro_and_class_metrics(tmp_path, esm, symm
     assert found["reloaded_equal"] is True
     assert {"aupr", "mcc", "specificity", "class_f1.17", "class_aupr.0"} <= set(found["test"])
     (run,) = (tmp_path / "runs").iterdir()
-    done = CliRunner().invoke(
-        main, ["predict", str(run), "--input", "-"], input='{"sequence": "EVQLVESG"}\n'
-    )
+    done = run_in_process("predict", run, "--input", "-", input='{"sequence": "EVQLVESG"}\n')
     assert done.exit_code == 0, done.output
     assert set(json.loads(done.stdout)["probabilities"]) == set(class_names())
 

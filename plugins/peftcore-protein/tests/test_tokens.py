@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import BertTokenizer, EsmTokenizer
 
-from peftcore.errors import ConfigError, DataError
+from peftcore import ConfigError, DataError
 from peftcore_protein.tokens import tokenize
 
 ESM = (

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore.config import MethodConfig, Targets
+from peftcore import MethodConfig, Targets
 
 
 class S2LoraConfig(MethodConfig):

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
-from peftcore.programs import Placed
+from peftcore import Method, MethodConfig, Placed, Site, TargetError, hookimpl
 from peftcore_s2lora.config import S2LoraConfig
 from peftcore_s2lora.pieces import Pair, SharedLowRank
 

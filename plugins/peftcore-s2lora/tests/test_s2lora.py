@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import ConfigError
-from peftcore.plugins import registry
+from peftcore import ConfigError, installed
 from peftcore.testing import MethodContract, Toy
 from peftcore_s2lora import effective
 from peftcore_s2lora.method import keep_largest, scheduled
@@ -215,7 +214,7 @@ def test_the_pair_is_stored_once_and_stays_shared(tmp_path) -> None:
     assert all(item.piece.weight_delta().any() for item in copied)
 
 
-@pytest.mark.skipif("whisper" not in registry().backbones, reason="no backbone plugin for Whisper")
+@pytest.mark.skipif("whisper" not in installed().backbones, reason="no backbone plugin for Whisper")
 @pytest.mark.parametrize(
     ("name", "width", "layers", "rank", "count"),
     [
@@ -225,7 +224,7 @@ def test_the_pair_is_stored_once_and_stays_shared(tmp_path) -> None:
     ],
 )
 def test_whisper_has_2dr_and_r_for_each_attention_matrix(name, width, layers, rank, count) -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     plan = peftcore.plan(build_on_meta(name), "s2lora", rank=rank)
     assert plan.trainable == 2 * width * rank + layers * rank == count

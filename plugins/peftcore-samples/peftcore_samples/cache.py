@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from peftcore.errors import PeftcoreError
+from peftcore import PeftcoreError
 
 #: Names the files of a whole entry and their sizes; written last.
 MARKER = ".complete.json"

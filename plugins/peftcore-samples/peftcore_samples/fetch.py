@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import IO
 
-from peftcore.errors import PeftcoreError
+from peftcore import PeftcoreError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from peftcore.errors import DataError
+from peftcore import DataError
 from peftcore_samples.cache import cached
 from peftcore_samples.splits import Row, write_splits
 

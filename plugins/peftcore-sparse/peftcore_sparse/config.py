@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore.config import MethodConfig, Targets
+from peftcore import MethodConfig, Targets
 
 #: Scores that look at examples; the latter two in a short tuning of the whole model.
 FROM_DATA = ("fisher", "gradient", "saliency", "movement", "lottery")

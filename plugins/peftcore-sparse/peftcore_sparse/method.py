@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import AttachError, CheckpointError, TargetError
-from peftcore.examples import Examples
-from peftcore.rewriting import bare_class
-from peftcore.sites import base_modules
+from peftcore import (
+    AttachError,
+    CheckpointError,
+    Examples,
+    Method,
+    MethodConfig,
+    Site,
+    TargetError,
+    bare_class,
+    base_modules,
+    hookimpl,
+)
 from peftcore_sparse.choosing import choose, counts
 from peftcore_sparse.config import FROM_DATA, SparseConfig
 from peftcore_sparse.pieces import SparseLinear, SparseWeight

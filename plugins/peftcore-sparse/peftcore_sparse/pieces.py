@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam
-from peftcore.pieces import trainable_dtype
+from peftcore import LayerInfo, Reparam, trainable_dtype
 
 
 class SparseWeight(Reparam):

@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from peftcore import Site
-from peftcore.errors import AttachError
-from peftcore.examples import Examples
-from peftcore.layers import InProjection, layer_of
-from peftcore.pieces import trainable_dtype
-from peftcore.sites import base_modules, device_of
+from peftcore import (
+    AttachError,
+    Examples,
+    InProjection,
+    Site,
+    base_modules,
+    device_of,
+    layer_of,
+    trainable_dtype,
+)
 from peftcore_sparse.config import FROM_TUNING, SparseConfig
 
 

@@ -1,7 +1,6 @@
 """What every method must do."""
 
-from peftcore.testing import MethodContract
-from peftcore.testing.matrix import run
+from peftcore.testing import MethodContract, run
 
 
 class TestSparse(MethodContract):

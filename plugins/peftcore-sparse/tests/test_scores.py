@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import peftcore
-from peftcore import Examples
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.errors import AttachError
-from peftcore.sites import survey
+from peftcore import AttachError, Examples, backbone_named, backbone_of, survey
 from peftcore.testing import Toy
 from peftcore_sparse.config import SparseConfig
 from peftcore_sparse.scores import from_examples

@@ -10,15 +10,20 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
 import peftcore
-from peftcore import Examples, LayerInfo
-from peftcore.backbones import backbone_named
-from peftcore.checkpoint import read
-from peftcore.config import validated
-from peftcore.errors import AttachError, CheckpointError, ConfigError, TargetError
-from peftcore.plugins import registry
-from peftcore.sites import survey
-from peftcore.testing import Toy, toy
-from peftcore.testing.matrix import run, same
+from peftcore import (
+    AttachError,
+    CheckpointError,
+    ConfigError,
+    Examples,
+    LayerInfo,
+    TargetError,
+    backbone_named,
+    installed,
+    read,
+    survey,
+    validated,
+)
+from peftcore.testing import FakeQuantLinear, Toy, run, same
 from peftcore_sparse.config import SparseConfig
 from peftcore_sparse.method import Sparse
 from peftcore_sparse.pieces import SparseLinear
@@ -157,7 +162,7 @@ def test_under_autocast_a_layer_computes_as_the_plain_formula_does() -> None:
 
 def test_a_method_before_it_gets_its_gradients_through_it() -> None:
     model, x = nn.Sequential(nn.Linear(8, 6)).double(), torch.randn(3, 8, dtype=torch.float64)
-    if "ia3" not in registry().methods:
+    if "ia3" not in installed().methods:
         pytest.skip("ia3 is not installed")
     first: Any = {"method": "ia3", "targets": ["linear"], "feedforward": None}
     adapter = peftcore.attach(model, [first, {"method": "sparse", "p": 0.5, "targets": ["linear"]}])
@@ -307,10 +312,10 @@ def test_a_plan_counts_exactly_and_needs_no_weights(config: dict[str, Any], expe
 
 
 def test_llama_7b_is_planned_without_memory() -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    model = peftcore.backbones.build_on_meta("llama-7b", head="causal-lm")
+    model = peftcore.build_on_meta("llama-7b", head="causal-lm")
     weights = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     assert peftcore.plan(model, "sparse", p=0.995).trainable == weights - weights * 995 // 1000
 
@@ -318,7 +323,7 @@ def test_llama_7b_is_planned_without_memory() -> None:
 def test_quantised_layers_are_ranked_by_their_weight_and_refused_where_data_rank() -> None:
     model, batch = small()
     for block in model.blocks:  # type: ignore[union-attr]
-        block.up = toy.FakeQuantLinear(block.up)
+        block.up = FakeQuantLinear(block.up)
     for score in ("magnitude", "random"):
         bare = run(model, batch)
         adapter = peftcore.attach(model, "sparse", score=score, p=0.5, targets=["mlp.up"])

@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peftcore.context import Context
-from peftcore.sites import device_of
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore import Context, device_of
+from peftcore_transformers.backbone import TransformersBackbone
 
 Count = TypeVar("Count", int, Tensor)
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcore.context import Context
-from peftcore.sites import device_of
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore import Context, device_of
+from peftcore_transformers.backbone import TransformersBackbone
 
 _BLOCK = "**.layers.*"
 

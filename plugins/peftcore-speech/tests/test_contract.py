@@ -2,9 +2,8 @@
 
 import torch
 
-from peftcore.sites import survey
-from peftcore.testing import BackboneContract
-from peftcore.testing.matrix import tiny
+from peftcore import survey
+from peftcore.testing import BackboneContract, tiny
 
 # WavLM gives torch a mask of another dtype than its bias of positions
 

@@ -3,8 +3,7 @@
 import pytest
 
 import peftcore
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.plugins import registry
+from peftcore import backbone_named, build_on_meta, installed
 
 COUNTS = {
     "wavlm-base-plus": 94_381_936,
@@ -29,7 +28,7 @@ def test_a_named_size_has_its_published_number_of_parameters(size: str) -> None:
 
 @pytest.mark.parametrize("family", ["wavlm", "wav2vec2", "hubert", "whisper"])
 def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
-    sizes = registry().backbones[family].configs
+    sizes = installed().backbones[family].configs
     assert sizes == tuple(backbone_named(family).configs)
     assert set(sizes) <= set(COUNTS)
 

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.backbones import backbone_named
-from peftcore.errors import AttachError
-from peftcore.testing.matrix import perturb
+from peftcore import AttachError, backbone_named
+from peftcore.testing import perturb
 
 WAVLM = backbone_named("wavlm")
 PROJECTIONS = ["attention.query", "attention.key", "attention.value", "attention.output"]

@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftcore.backbones import backbone_for_source, backbone_named
-from peftcore.errors import ConfigError
-from peftcore.testing.matrix import run, same
+from peftcore import ConfigError, backbone_for_source, backbone_named
+from peftcore.testing import run, same
 
 HEADS = {
     "wavlm": "ctc",

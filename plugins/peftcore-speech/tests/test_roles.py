@@ -8,8 +8,7 @@ import transformers
 from torch import nn
 
 import peftcore
-from peftcore.backbones import Backbone, backbone_named, backbone_of
-from peftcore.sites import survey
+from peftcore import Backbone, backbone_named, backbone_of, survey
 
 W = "encoder.layers.0"
 

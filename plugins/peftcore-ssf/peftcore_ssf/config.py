@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from peftcore.config import MethodConfig, Targets
+from peftcore import MethodConfig, Targets
 
 
 class SsfConfig(MethodConfig):

@@ -6,10 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Method, Piece, Reparam, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import (
+    Delta,
+    LayerInfo,
+    Method,
+    MethodConfig,
+    Piece,
+    Reparam,
+    Site,
+    TargetError,
+    hookimpl,
+    trainable_dtype,
+)
 from peftcore_ssf.config import SsfConfig
 
 _STD = 0.02

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import ConfigError, MergeError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, MergeError, TargetError, installed
 from peftcore.testing import MethodContract, Toy
 
 
@@ -100,9 +99,9 @@ def test_the_start_is_the_released_one_or_the_base() -> None:
     assert torch.equal(model(x), bare)
 
 
-@pytest.mark.skipif("bert" not in registry().backbones, reason="no backbone plugin for BERT")
+@pytest.mark.skipif("bert" not in installed().backbones, reason="no backbone plugin for BERT")
 def test_bert_base_has_the_count_of_its_shape() -> None:
-    from peftcore.backbones import build_on_meta
+    from peftcore import build_on_meta
 
     model = build_on_meta("bert-base-cased", head="none")
     plan = peftcore.plan(model, "ssf")
@@ -111,9 +110,9 @@ def test_bert_base_has_the_count_of_its_shape() -> None:
     assert len(plan.placed) == 12 * 8 + 2
 
 
-@pytest.mark.skipif("gpt2" not in registry().backbones, reason="no backbone plugin for GPT-2")
+@pytest.mark.skipif("gpt2" not in installed().backbones, reason="no backbone plugin for GPT-2")
 def test_a_fused_layer_is_scaled_once_or_by_its_slices() -> None:
-    from peftcore.backbones import backbone_named
+    from peftcore import backbone_named
 
     model = backbone_named("gpt2").tiny()
     roles = [item.site.role for item in peftcore.plan(model, "ssf").placed]

@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import Method, Piece, Site, hookimpl
-from peftcore.errors import TargetError
-from peftcore.rewriting import bare_class
+from peftcore import Method, Piece, Site, TargetError, bare_class, hookimpl
 from peftcore_svdiff.config import SvdiffConfig
 from peftcore_svdiff.pieces import ShiftedBias, ShiftedNorm, Spectral, SpectralLinear
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import AttachError, ConfigError
+from peftcore import AttachError, ConfigError
 from peftcore.testing import MethodContract, Toy
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore_transformers.backbone import TransformersBackbone
 
 _BLOCK = "**.encoder.layer.*"
 

@@ -1,6 +1,6 @@
 import torch
 
-from peftcore.backbones import backbone_named
+from peftcore import backbone_named
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

@@ -1,8 +1,6 @@
 import pytest
 
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.errors import ConfigError
-from peftcore.plugins import registry
+from peftcore import ConfigError, backbone_named, build_on_meta, installed
 
 FAMILIES = ("bert", "roberta", "deberta", "distilbert", "electra")
 
@@ -34,7 +32,7 @@ def test_a_named_size_has_its_published_number_of_parameters(size: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
-    sizes = registry().backbones[family].configs
+    sizes = installed().backbones[family].configs
     assert sizes == tuple(backbone_named(family).configs)
     assert set(sizes) <= set(COUNTS)
 

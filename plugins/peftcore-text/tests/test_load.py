@@ -5,8 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, BertTokenizer
 
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.errors import ConfigError
+from peftcore import ConfigError, backbone_named, backbone_of
 
 BERT = backbone_named("bert")
 

@@ -3,8 +3,7 @@ from collections.abc import Mapping
 import pytest
 from torch import nn
 
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.sites import survey
+from peftcore import backbone_named, backbone_of, survey
 
 
 def paths(family: str, head: str) -> Mapping[str, list[str]]:

@@ -36,6 +36,8 @@ def peftcore_register_commands() -> list[CommandSpec]:
             name="train",
             summary="Train what a recipe says and write a run directory.",
             command="peftcore_train.cli.train:train",
+            reads=(".yaml", ".yml"),
+            plans="peftcore_train.running:plans_of",
         ),
         CommandSpec(
             name="evaluate",

@@ -7,21 +7,28 @@ import torch
 from torch import nn
 
 import peftcore
-from peftcore.adapter import Adapter
-from peftcore.backbones import Backbone, Loaded, backbone_for_source
-from peftcore.errors import ConfigError, UnknownName
-from peftcore.examples import Examples
-from peftcore.planning import SAVED, Plan
-from peftcore.plugins import registry, resolve
-from peftcore.recipes import BackboneSection
+from peftcore import (
+    SAVED,
+    Adapter,
+    Backbone,
+    ConfigError,
+    Examples,
+    Loaded,
+    Plan,
+    UnknownName,
+    backbone_for_source,
+    installed,
+    resolve,
+)
 from peftcore_train.batches import SingleRows
+from peftcore_train.recipes import BackboneSection
 from peftcore_train.schema import Job, TrainSection
 from peftcore_train.task import Features, Task
 
 
 def make_task(job: Job) -> Task:
     """Return the task of a recipe."""
-    task: Task = resolve(registry().find("tasks", job.task_type).task)(job.task)
+    task: Task = resolve(installed().find("tasks", job.task_type).task)(job.task)
     return task
 
 

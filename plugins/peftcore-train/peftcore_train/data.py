@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftcore.errors import DataError, nearest
-from peftcore.plugins import resolve_source
+from peftcore import DataError, nearest, resolve_source
 from peftcore_train.schema import SPLITS, DataSection, Split
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv")

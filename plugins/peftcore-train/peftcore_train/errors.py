@@ -1,6 +1,6 @@
 """Errors of training."""
 
-from peftcore.errors import PeftcoreError
+from peftcore import PeftcoreError
 
 
 class TrainingError(PeftcoreError):

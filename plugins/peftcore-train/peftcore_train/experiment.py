@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftcore import recipes
-from peftcore.errors import ConfigError, DataError
-from peftcore_train import rundir
+from peftcore import ConfigError, DataError
+from peftcore_train import recipes, rundir
 from peftcore_train.progress import Progress
 from peftcore_train.schema import Job, anchored, jobs_of
 from peftcore_train.signals import stop_on_signals

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 import peftcore
-from peftcore.adapter import Adapter
+from peftcore import Adapter
 from peftcore_train.batches import TrainingBatches
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress, shown

@@ -10,9 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peftcore import recipes
-from peftcore.errors import CheckpointError, ConfigError
-from peftcore.plugins import registry
+from peftcore import CheckpointError, ConfigError, installed
+from peftcore_train import recipes
 
 CONFIG, RESULTS, METRICS, LOG = "config.yaml", "results.json", "metrics.jsonl", "log.txt"
 ENVIRONMENT, ADAPTER = "environment.json", "adapter"
@@ -79,7 +78,7 @@ def environment(seed: int, device: str) -> dict[str, Any]:
     """Return what a run ran on: versions, device, seed, and the commit of the working folder."""
     import torch
 
-    plugins = {r.distribution: r.version for r in registry().records if r.status == "ok"}
+    plugins = {r.distribution: r.version for r in installed().records if r.status == "ok"}
     libraries = ("torch", "transformers", "accelerate", "torchmetrics", "safetensors")
     return {
         "peftcore": version("peftcore"),

@@ -15,10 +15,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 import peftcore
-from peftcore.adapter import Adapter
-from peftcore.backbones import Loaded
-from peftcore.errors import CheckpointError, ConfigError, nearest
-from peftcore.planning import Plan
+from peftcore import Adapter, CheckpointError, ConfigError, Loaded, Plan, nearest
 from peftcore_train import building, processes, rundir, state
 from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
 from peftcore_train.data import Row
@@ -26,7 +23,7 @@ from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
 from peftcore_train.progress import Progress, shown
-from peftcore_train.schema import SPLITS, Job, Split, TrainSection
+from peftcore_train.schema import SPLITS, Job, Split, TrainSection, load_jobs
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
 
@@ -353,3 +350,12 @@ def planned(job: Job) -> dict[str, Any]:
             "training": round(16 * trained / 2**20, 1),
         },
     }
+
+
+def plans_of(file: str, settings: Sequence[str] = ()) -> dict[str, Plan]:
+    """Return what training each arm of a recipe would put on its model."""
+    found = {}
+    for job in load_jobs(file, settings):
+        prepared = prepare(job)
+        found[job.arm] = building.plan(job, prepared.task, prepared.model, prepared.loaded)
+    return found

@@ -7,11 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from peftcore import recipes
-from peftcore.config import Strict
-from peftcore.errors import PeftcoreError
-from peftcore.plugins import registry, resolve
-from peftcore.recipes import Document, Problems
+from peftcore import PeftcoreError, Strict, installed, resolve
+from peftcore_train import recipes
+from peftcore_train.recipes import Document, Problems
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -163,7 +161,7 @@ def anchored(document: Document) -> Document:
     for section in ("backbone", "data"):
         loc = (section, "source")
         source = document.at(loc)
-        if isinstance(source, str) and source not in registry().sources and Path(source).exists():
+        if isinstance(source, str) and source not in installed().sources and Path(source).exists():
             place = document.origin(loc)
             document = recipes.override(
                 document, recipes.dotted(loc), str(Path(source).resolve()), place
@@ -208,7 +206,7 @@ def _checked_task(document: Document, found: Problems) -> Strict | None:
         return None
     name = section.get("type")
     if not isinstance(name, str):
-        known = ", ".join(sorted(registry().tasks))
+        known = ", ".join(sorted(installed().tasks))
         found.add(document, ("task",), f"task has no type: name one of {known}.")
         return None
     spec = _find("tasks", name, document, ("task", "type"), found)
@@ -222,7 +220,7 @@ def _find(
     kind: str, name: str, document: Document, loc: recipes.Loc, found: Problems
 ) -> Any | None:
     try:
-        return registry().find(kind, name)
+        return installed().find(kind, name)
     except PeftcoreError as error:
         found.add(document, loc, str(error), type(error))
         return None

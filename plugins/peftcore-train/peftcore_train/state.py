@@ -22,8 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftcore.adapter import Adapter
-from peftcore.errors import CheckpointError
+from peftcore import Adapter, CheckpointError
 
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 

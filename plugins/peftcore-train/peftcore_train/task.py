@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from peftcore.backbones import Loaded
-from peftcore.config import Strict
-from peftcore.errors import ConfigError, nearest
+from peftcore import ConfigError, Loaded, Strict, nearest
 from peftcore_train.data import Row, read_split
 from peftcore_train.schema import DataSection, Split
 

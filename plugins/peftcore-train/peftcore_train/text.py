@@ -7,9 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from peftcore.backbones import Loaded
-from peftcore.config import Strict
-from peftcore.errors import ConfigError, DataError
+from peftcore import ConfigError, DataError, Loaded, Strict
 from peftcore_train.data import Row
 
 #: Model types whose positions start behind the padding index, so that fewer tokens fit.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 import peftcore
-from peftcore.errors import CheckpointError
-from peftcore.recipes import Document
+from peftcore import CheckpointError
 from peftcore_train import building, rundir
 from peftcore_train.data import Row
 from peftcore_train.experiment import jobs_in
+from peftcore_train.recipes import Document
 from peftcore_train.running import Scorer, make_accelerator, reload
 from peftcore_train.schema import Job, Split, jobs_of
 

@@ -125,11 +125,10 @@ def recipe(tmp_path, bert, data):
 @pytest.fixture
 def peftcore():
     """Return a function that runs the program in this process."""
-    from click.testing import CliRunner
 
-    from peftcore.cli import main
+    from peftcore.testing import run_in_process
 
     def run(*arguments, **options):
-        return CliRunner().invoke(main, [str(a) for a in arguments], **options)
+        return run_in_process(*arguments, **options)
 
     return run

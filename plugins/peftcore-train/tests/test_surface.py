@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from peftcore.plugins import registry, resolve
+from peftcore import installed, resolve
 from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
 COMMANDS = ["train", "evaluate", "predict", "check"]
@@ -27,13 +27,13 @@ def test_help_imports_no_torch():
 @pytest.mark.parametrize(
     "model",
     [TrainRecipe, TrainSection, DataSection]
-    + [resolve(spec.config) for spec in registry().tasks.values()],
+    + [resolve(spec.config) for spec in installed().tasks.values()],
 )
 def test_every_field_is_described(model):
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
-@pytest.mark.parametrize("name", sorted(registry().tasks))
+@pytest.mark.parametrize("name", sorted(installed().tasks))
 def test_the_default_metric_is_one_of_the_task(name):
-    task = resolve(registry().tasks[name].task)
+    task = resolve(installed().tasks[name].task)
     assert task.default_metric in task.metric_names

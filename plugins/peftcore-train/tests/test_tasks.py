@@ -5,9 +5,7 @@ import json
 import pytest
 import torch
 
-from peftcore import attach
-from peftcore.backbones import backbone_named
-from peftcore.errors import ConfigError, DataError
+from peftcore import ConfigError, DataError, attach, backbone_named
 from peftcore_train.data import Row
 from peftcore_train.metrics import classification_metrics, computed
 from peftcore_train.tasks.causal_lm import CausalLM, CausalLMConfig

@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import Method, Site, hookimpl
-from peftcore.errors import TargetError
-from peftcore.rewriting import bare_class
+from peftcore import Method, Site, TargetError, bare_class, hookimpl
 from peftcore_tsa.config import TsaConfig
 from peftcore_tsa.pieces import BeforeHead, Beside, padding_of
 

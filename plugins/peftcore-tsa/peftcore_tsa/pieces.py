@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Reparam
-from peftcore.pieces import trainable_dtype
+from peftcore import Delta, LayerInfo, Reparam, trainable_dtype
 
 #: What the release multiplies the identity with.
 _START = 1e-4

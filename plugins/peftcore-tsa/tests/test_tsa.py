@@ -8,11 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import AttachError, ConfigError, TargetError
-from peftcore.plugins import registry
-from peftcore.testing import MethodContract, Toy
-from peftcore.testing.matrix import tiny
-from peftcore.testing.toy import Output
+from peftcore import AttachError, ConfigError, TargetError, installed
+from peftcore.testing import MethodContract, Output, Toy, tiny
 
 
 class ConvToy(Toy):
@@ -154,7 +151,7 @@ def test_only_kernels_of_three_are_adapted_and_counted() -> None:
     assert peftcore.plan(model, "tsa").trainable == 512 * 512 + 64 * 128 // 4
 
 
-@pytest.mark.skipif("timm-cnn" not in registry().backbones, reason="no backbone plugin for CNNs")
+@pytest.mark.skipif("timm-cnn" not in installed().backbones, reason="no backbone plugin for CNNs")
 def test_resnet_18_has_the_count_of_its_residual_blocks() -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
@@ -206,7 +203,7 @@ def test_a_transform_needs_a_head() -> None:
         peftcore.plan(model, "tsa", pre_classifier=True)
 
 
-@pytest.mark.skipif("bert" not in registry().backbones, reason="no backbone plugin for BERT")
+@pytest.mark.skipif("bert" not in installed().backbones, reason="no backbone plugin for BERT")
 def test_families_without_convolutions_say_so() -> None:
     _, model, _ = tiny("bert")
     with pytest.raises(

@@ -9,10 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Method, Site, hookimpl
-from peftcore.config import MethodConfig
-from peftcore.errors import TargetError
-from peftcore.pieces import trainable_dtype
+from peftcore import (
+    Delta,
+    LayerInfo,
+    Method,
+    MethodConfig,
+    Site,
+    TargetError,
+    hookimpl,
+    trainable_dtype,
+)
 from peftcore_vera.config import VeraConfig
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore.errors import ConfigError, TargetError
-from peftcore.plugins import registry
+from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 
 
@@ -122,10 +121,10 @@ def test_the_seed_alone_decides_and_nothing_is_stored(tmp_path: Path) -> None:
 
 
 def test_llama_7b_has_rank_and_width_a_layer() -> None:
-    known = {c for spec in registry().backbones.values() for c in spec.configs}
+    known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
         pytest.skip("no installed backbone has llama-7b")
-    plan = peftcore.plan(peftcore.backbones.build_on_meta("llama-7b", head="causal-lm"), "vera")
+    plan = peftcore.plan(peftcore.build_on_meta("llama-7b", head="causal-lm"), "vera")
     assert plan.trainable == 64 * (256 + 4096) == 278_528
 
 

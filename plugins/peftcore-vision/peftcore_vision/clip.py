@@ -8,12 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from peftcore.backbones import Loaded
-from peftcore.context import Context
-from peftcore.errors import ConfigError
-from peftcore.plugins import resolve_source
-from peftcore.sites import base_modules
-from peftcore.transformers_backbone import TransformersBackbone
+from peftcore import ConfigError, Context, Loaded, base_modules, resolve_source
+from peftcore_transformers.backbone import TransformersBackbone
 from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
 
 _OPTIONS = ("dtype", "attn_implementation")

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from peftcore.layers import Layer, LayerInfo
+from peftcore import Layer, LayerInfo
 
 
 class SamePadded(Layer):

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore.errors import ConfigError, nearest
-from peftcore.sites import base_modules, device_of
+from peftcore import ConfigError, base_modules, device_of, nearest
 
 
 def outside(model: nn.Module, network: str) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftcore.errors import ConfigError
-from peftcore.globs import path_matches
+from peftcore import ConfigError, path_matches
 
 _ANEW = "config.json and weights do not belong together: fetch or save the checkpoint anew."
 

@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from peftcore.backbones import Backbone, Loaded
-from peftcore.errors import ConfigError
-from peftcore.layers import LayerInfo, layer_of
-from peftcore.plugins import resolve_source
-from peftcore.sites import base_modules
+from peftcore import (
+    Backbone,
+    ConfigError,
+    LayerInfo,
+    Loaded,
+    base_modules,
+    layer_of,
+    resolve_source,
+)
 from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
 from peftcore_vision.timm_checkpoint import (
     Checkpoint,

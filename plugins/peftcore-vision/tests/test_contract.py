@@ -1,9 +1,8 @@
 import pytest
 
 import peftcore
-from peftcore.sites import survey
-from peftcore.testing import BackboneContract
-from peftcore.testing.matrix import loss_of, tiny
+from peftcore import survey
+from peftcore.testing import BackboneContract, loss_of, tiny
 
 
 class TestTimmVit(BackboneContract):

@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 
 import peftcore
-from peftcore.backbones import backbone_named, build_on_meta
-from peftcore.errors import ConfigError
-from peftcore.plugins import registry
+from peftcore import ConfigError, backbone_named, build_on_meta, installed
 
 FAMILIES = ("timm-vit", "timm-cnn", "clip-vision")
 
@@ -71,7 +69,7 @@ TRAINED: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
 
 @pytest.mark.parametrize(("size", "method"), TRAINED)
 def test_a_method_trains_as_many_parameters_as_published(size: str, method: str) -> None:
-    if method not in registry().methods:
+    if method not in installed().methods:
         pytest.skip(f"the method {method} is not installed")
     config, expected = TRAINED[size, method]
     plan = peftcore.plan(build_on_meta(size), method, **config)
@@ -85,7 +83,7 @@ def test_the_blocks_of_a_vision_transformer_are_counted() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
-    sizes = registry().backbones[family].configs
+    sizes = installed().backbones[family].configs
     assert sizes == tuple(backbone_named(family).configs)
     assert set(sizes) <= set(BASE)
 

@@ -10,8 +10,7 @@ from timm.models import save_for_hf
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from peftcore.backbones import backbone_for_source, backbone_named, backbone_of
-from peftcore.errors import ConfigError
+from peftcore import ConfigError, backbone_for_source, backbone_named, backbone_of
 from peftcore_vision.clip import ClipVision
 
 TIMM = ("timm-vit", "timm-cnn")

@@ -8,9 +8,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 
 import peftcore
-from peftcore.backbones import backbone_named, backbone_of
-from peftcore.sites import survey
-from peftcore.testing.matrix import loss_of, perturb, run, same
+from peftcore import backbone_named, backbone_of, survey
+from peftcore.testing import loss_of, perturb, run, same
 from peftcore_vision.clip import ClipVision
 
 PROJECTIONS = {f"attention.{part}": ["blocks.0.attn.qkv"] for part in ("query", "key", "value")}
@@ -174,7 +173,7 @@ def test_a_call_with_tokens_of_a_text_says_nothing_of_the_patches() -> None:
 def test_a_convolution_with_the_padding_of_tensorflow_takes_another_weight() -> None:
     from timm.layers.conv2d_same import Conv2dSame
 
-    from peftcore.layers import layer_of
+    from peftcore import layer_of
 
     conv = Conv2dSame(4, 6, 3, stride=2, groups=2)
     handler = layer_of(conv)

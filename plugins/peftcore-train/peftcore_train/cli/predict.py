@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from peftcore.errors import ConfigError
+from peftcore import ConfigError
 
 
 @click.command()

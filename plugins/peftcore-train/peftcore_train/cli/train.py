@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from peftcore.errors import ConfigError
+from peftcore import ConfigError
 from peftcore_train.cli.options import as_json, print_json, quiet, settings
 
 

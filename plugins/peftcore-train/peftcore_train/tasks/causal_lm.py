@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 import peftcore
-from peftcore.backbones import Loaded
-from peftcore.errors import ConfigError, DataError
+from peftcore import ConfigError, DataError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.tasks.masked_lm import token_metrics, token_scores

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from peftcore.backbones import Loaded
-from peftcore.errors import ConfigError, DataError, nearest
+from peftcore import ConfigError, DataError, Loaded, nearest
 from peftcore_train.data import Row
 from peftcore_train.metrics import BINARY, CLASSIFICATION, classification_metrics
 from peftcore_train.task import Batch, Features, Task

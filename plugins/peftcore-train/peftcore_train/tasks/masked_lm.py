@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from peftcore.backbones import Loaded
-from peftcore.errors import ConfigError
+from peftcore import ConfigError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.metrics import MeanCorrect, MeanLoss, Perplexity
 from peftcore_train.task import Batch, Features, Task

@@ -1,0 +1,85 @@
+"""The public names of peftcore, and where they live. ``__init__.py`` imports them by this list."""
+
+from peftcore.adapter.handle import (
+    Adapter as Adapter,
+    adapters as adapters,
+    attach as attach,
+    detach as detach,
+    load as load,
+    merge_and_unload as merge_and_unload,
+)
+from peftcore.adapter.merge import (
+    merge as merge,
+    unmerge as unmerge,
+)
+from peftcore.adapter.plan import SAVED as SAVED, Plan as Plan, plan as plan
+from peftcore.adapter.route import route as route
+from peftcore.adapter.saving import save as save
+from peftcore.adapter.switch import activate as activate, disabled as disabled, prompt as prompt
+from peftcore.errors import (
+    AttachError as AttachError,
+    CheckpointError as CheckpointError,
+    ConfigError as ConfigError,
+    DataError as DataError,
+    DeadPieceError as DeadPieceError,
+    MergeError as MergeError,
+    PeftcoreError as PeftcoreError,
+    PluginError as PluginError,
+    TargetError as TargetError,
+    UnknownName as UnknownName,
+    nearest as nearest,
+)
+from peftcore.method.config import MethodConfig as MethodConfig
+from peftcore.method.examples import Examples as Examples
+from peftcore.method.method import Method as Method
+from peftcore.method.pieces import (
+    Around as Around,
+    Delta as Delta,
+    Piece as Piece,
+    Reparam as Reparam,
+    Transform as Transform,
+    trainable_dtype as trainable_dtype,
+)
+from peftcore.method.placed import Placed as Placed
+from peftcore.model.backbones import (
+    Backbone as Backbone,
+    Loaded as Loaded,
+    Structural as Structural,
+    backbone_for_source as backbone_for_source,
+    backbone_named as backbone_named,
+    backbone_of as backbone_of,
+    build_on_meta as build_on_meta,
+)
+from peftcore.model.context import Context as Context
+from peftcore.model.globs import path_matches as path_matches
+from peftcore.model.layers import (
+    InProjection as InProjection,
+    Layer as Layer,
+    LayerInfo as LayerInfo,
+    info_of as info_of,
+    layer_of as layer_of,
+)
+from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site, survey as survey
+from peftcore.model.targets import PerRole as PerRole, Targets as Targets
+from peftcore.model.walk import (
+    bare_class as bare_class,
+    base_modules as base_modules,
+    device_of as device_of,
+)
+from peftcore.registry.hookspecs import hookimpl as hookimpl
+from peftcore.registry.installed import (
+    installed as installed,
+    resolve as resolve,
+    resolve_source as resolve_source,
+)
+from peftcore.registry.specs import (
+    BackboneSpec as BackboneSpec,
+    CommandSpec as CommandSpec,
+    LayerSpec as LayerSpec,
+    MethodSpec as MethodSpec,
+    SourceSpec as SourceSpec,
+    TaskSpec as TaskSpec,
+)
+from peftcore.schema import Strict as Strict, problems as problems, validated as validated
+from peftcore.store.checkpoint import inspect as inspect, read as read
+from peftcore.version import __version__ as __version__

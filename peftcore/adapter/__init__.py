@@ -1,0 +1,1 @@
+"""One adapter's life: plan, attach, switch, route, merge, save, detach."""

@@ -1,0 +1,251 @@
+"""Saving adapters, and putting them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from peftcore.adapter.attach import apply, check_name, remove
+from peftcore.adapter.plan import Plan, make_plan
+from peftcore.adapter.state import STATE, Attached, state_of
+from peftcore.adapter.switch import base_only
+from peftcore.errors import CheckpointError, ConfigError
+from peftcore.method.method import Methods
+from peftcore.method.placed import Placed
+from peftcore.registry.hookspecs import GROUP
+from peftcore.registry.installed import installed
+from peftcore.store.checkpoint import DESCRIPTION, FORMAT, TENSORS, digest, read
+from peftcore.store.files import write
+from peftcore.store.fingerprint import difference, fingerprint
+
+A = TypeVar("A", bound=Attached)
+
+
+def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
+    """Write an adapter to a directory.
+
+    A kill or a full disk at any moment leaves the old checkpoint or the new one, whole.
+
+    Args:
+        adapter: an attached adapter.
+        path: the directory; made where it does not exist.
+        extra: what else to describe, JSON-serialisable, under the key ``extra``.
+
+    Raises:
+        CheckpointError: a tensor is not finite or on the meta device, or the disk refuses.
+    """
+    if adapter.model is None:
+        raise CheckpointError(f"adapter {adapter.name!r} has been detached; nothing to save.")
+    tensors = state_of_adapter(adapter)
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name} holds NaN or infinite values; {path} is left as it was.")
+    description = json.dumps(_describe(adapter, tensors, extra or {}), indent=1)
+    data = to_bytes(tensors, metadata={"peftcore": description})
+    write(Path(path), {TENSORS: data, DESCRIPTION: description.encode()})
+
+
+def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
+    """Return every tensor of an adapter by its name in a checkpoint, on the CPU."""
+    out: dict[str, Tensor] = {}
+    methods = Methods(adapter.methods)
+    for item in adapter.placed:
+        for name, tensor in _piece_state(methods, item).items():
+            out[f"{item.name}.{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    for swap in adapter.swaps:
+        assert swap.name not in out, f"a piece and the base both have a tensor {swap.name}"
+        out[swap.name] = swap.own.detach().to("cpu", copy=True).contiguous()
+    return out
+
+
+def _piece_state(methods: Methods, item: Placed) -> Mapping[str, Tensor]:
+    method = next(m for m in methods.methods if m.label == item.label)
+    own = methods.caller(method, "peftcore_save_state")(site=item.site, piece=item.piece)
+    return own if own is not None else item.piece.state_dict()
+
+
+def _describe(
+    adapter: Attached, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    from peftcore.version import __version__
+
+    assert adapter.model is not None
+    plan = adapter.plan
+    return {
+        "format": FORMAT,
+        "peftcore": __version__,
+        "hooks": GROUP,
+        "methods": [
+            {
+                "method": method.name,
+                "config": method.config.model_dump(mode="json"),
+                "distribution": (owner := installed().owner("methods", method.name)).distribution,
+                "version": owner.version,
+            }
+            for method in adapter.methods
+        ],
+        "modules_to_save": list(plan.modules_to_save),
+        "save_frozen": list(plan.save_frozen),
+        "backbone": {
+            "name": plan.backbone.name,
+            "class": type(adapter.model).__name__,
+            "fingerprint": fingerprint(adapter.model, _brought(plan), _parked(adapter.model)),
+        },
+        "trainable": plan.trainable,
+        "digests": {name: digest(tensor) for name, tensor in tensors.items()},
+        "extra": dict(extra),
+    }
+
+
+def _parked(model: nn.Module) -> dict[tuple[int, str], Tensor]:
+    """Return the base's values where adapters have put their own into the model."""
+    if STATE not in model.__dict__:
+        return {}
+    return {
+        (id(module), leaf): swap.base
+        for adapter in state_of(model).adapters.values()
+        for swap in adapter.swaps
+        for module, leaf in swap.places
+    }
+
+
+def _brought(plan: Plan) -> set[str]:
+    return {s.info.name for s in plan.selected}
+
+
+def load_as(
+    kind: type[A],
+    model: nn.Module,
+    path: str | Path,
+    name: str,
+    *,
+    allow_other_base: bool,
+    allow_other_version: bool,
+) -> A:
+    """Put a saved adapter on a model as an object of a kind; see :func:`peftcore.load`."""
+    description, tensors = read(path)
+    check_name(model, name)
+    _check_versions(description, path, allow_other_version)
+    choices = [{"method": m["method"], **m["config"]} for m in description["methods"]]
+    random_state = torch.get_rng_state()
+    try:
+        with base_only(model):
+            plan = make_plan(
+                model, choices, {}, None, description["modules_to_save"],
+                description["save_frozen"], state=tensors,
+            )  # fmt: skip
+    except ConfigError as error:
+        if error.exit_code == 3:
+            raise
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    finally:
+        # the random start of the pieces is overwritten below
+        torch.set_rng_state(random_state)
+    _check_base(model, plan, description, path, allow_other_base)
+    _check_fit(model, plan, tensors, path)
+    adapter = apply(model, kind(name, model, plan))
+    try:
+        _fill(adapter, tensors)
+    except BaseException:
+        remove(model, state_of(model), adapter)
+        raise
+    return adapter
+
+
+def _check_versions(description: Mapping[str, Any], path: str | Path, allowed: bool) -> None:
+    if description["hooks"] != GROUP:
+        raise CheckpointError(
+            f"{path} was written with the hooks {description['hooks']}, this peftcore has {GROUP}."
+        )
+    for method in description["methods"]:
+        installed().find("methods", method["method"])
+        have = installed().owner("methods", method["method"])
+        if allowed or _series(have.version) == _series(method["version"]):
+            continue
+        wanted = f"{method['distribution']}=={_series(method['version'])}.*"
+        raise CheckpointError(
+            f"{path} was written by {method['distribution']} {method['version']}, installed is"
+            f" {have.version}, which may compute otherwise: pip install '{wanted}', or"
+            " allow the other version."
+        )
+
+
+def _series(version: str) -> str:
+    """Return the part of a version that stays while nothing breaks: 0.1 of 0.1.7, 2 of 2.3.1."""
+    parts = version.split(".")
+    return ".".join(parts[:2]) if parts[0] == "0" else parts[0]
+
+
+def _check_base(
+    model: nn.Module, plan: Plan, description: Mapping[str, Any], path: str | Path, allowed: bool
+) -> None:
+    if allowed:
+        return
+    saved = description["backbone"]["fingerprint"]
+    other = difference(saved, fingerprint(model, _brought(plan), _parked(model)))
+    if other:
+        raise CheckpointError(
+            f"{path} was trained on another base ({description['backbone']['class']}): {other}."
+            " Load that base, or allow another one (allow_other_base, --allow-other-base)."
+        )
+
+
+def _check_fit(
+    model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], path: str | Path
+) -> None:
+    methods = Methods(plan.methods)
+    expected: dict[str, tuple[int, ...]] = {}
+    for item in plan.placed:
+        state = _piece_state(methods, item)
+        expected.update({f"{item.name}.{k}": tuple(v.shape) for k, v in state.items()})
+    expected.update({s.name: tuple(s.info.parameter.shape) for s in plan.selected})
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{path}: tensor {name} is missing, this model needs it.")
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {tuple(tensors[name].shape)},"
+                f" this model needs {shape}."
+            )
+    for name in tensors:
+        if name not in expected:
+            raise CheckpointError(f"{path}: tensor {name} has no place in this model.")
+
+
+@torch.no_grad()
+def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
+    methods = Methods(adapter.methods)
+    by_prefix: dict[str, dict[str, Tensor]] = {}
+    for item in adapter.placed:
+        by_prefix[item.name] = {}
+    of_base = {swap.name for swap in adapter.swaps}
+    for name, tensor in tensors.items():
+        prefix = _prefix(name, by_prefix)
+        # a method can train a module's own parameter and have a piece there
+        if prefix is not None and name not in of_base:
+            by_prefix[prefix][name[len(prefix) + 1 :]] = tensor
+    for item in adapter.placed:
+        state = by_prefix[item.name]
+        method = next(m for m in adapter.methods if m.label == item.label)
+        call = methods.caller(method, "peftcore_load_state")
+        if not call(site=item.site, piece=item.piece, state=state):
+            item.piece.load_state_dict(state)
+    for swap in adapter.swaps:
+        swap.own.copy_(tensors[swap.name])
+
+
+def _prefix(name: str, known: Mapping[str, Any]) -> str | None:
+    """Return the longest known prefix of a dotted name."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in known:
+            return name
+    return None

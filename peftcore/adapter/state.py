@@ -1,0 +1,236 @@
+"""What peftcore knows of a model that carries adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftcore.adapter.plan import Plan, Selected
+from peftcore.errors import AttachError, DeadPieceError
+from peftcore.method.method import Method, Methods
+from peftcore.method.placed import Placed
+from peftcore.run.holder import ContextHolder
+
+STATE = "_peftcore"
+
+
+class Swap:
+    """One base parameter that an adapter holds a value of its own for.
+
+    While the adapter is active its own parameter sits in the module and the base's is parked here;
+    the base's tensor is never written to.
+    """
+
+    def __init__(self, selected: Selected, places: list[tuple[nn.Module, str]]):
+        self.selected = selected
+        self.places = places
+        base = self.base = selected.info.parameter
+        low = base.dtype in (torch.float16, torch.bfloat16) and selected.trained
+        dtype = torch.float32 if low else base.dtype
+        value = base.detach().to(dtype, copy=True)
+        self.own = nn.Parameter(value, requires_grad=selected.trained)
+        self._dtypes = [base.dtype, dtype]
+
+    @property
+    def name(self) -> str:
+        """Name in a checkpoint."""
+        return self.selected.name
+
+    def place(self, *, own: bool) -> None:
+        """Put the adapter's own parameter, or the base's, into the modules."""
+        coming, going = (self.own, self.base) if own else (self.base, self.own)
+        if going.dtype != self._dtypes[not own]:
+            # the whole model was cast while this one was parked
+            coming.data = coming.data.to(going.dtype)
+            self._dtypes = [going.dtype, going.dtype]
+        if coming.device != going.device:
+            coming.data = coming.data.to(going.device)
+        for module, leaf in self.places:
+            module._parameters[leaf] = coming
+            if self.own.dtype != self.base.dtype:
+                casts: dict[str, torch.dtype] = module._peftcore_casts  # type: ignore[assignment]
+                casts[leaf] = self.base.dtype
+
+
+class Attached:
+    """What one adapter is, as the model that carries it knows it; users hold an :class:`Adapter`.
+
+    Attributes:
+        name: name on this model.
+        model: the model that carries it; None once it is detached.
+        plan: what was attached.
+        swaps: base parameters that it holds values of its own for.
+    """
+
+    def __init__(self, name: str, model: nn.Module, plan: Plan):
+        self.name = name
+        self.model: nn.Module | None = model
+        self.plan = plan
+        self.swaps: list[Swap] = []
+
+    @property
+    def methods(self) -> list[Method]:
+        """The methods, in order."""
+        return self.plan.methods
+
+    @property
+    def placed(self) -> list[Placed]:
+        """The pieces, in model order."""
+        return self.plan.placed
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapter takes part in the model's forward."""
+        return self.model is not None and self.name in state_of(self.model).active
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (name in a checkpoint, parameter) of all that is trained."""
+        seen: set[int] = set()
+        for item in self.placed:
+            for name, parameter in item.piece.named_parameters():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{item.name}.{name}", parameter
+        for swap in self.swaps:
+            if swap.selected.trained:
+                yield swap.name, swap.own
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all that is trained, for an optimiser."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return all that is trained as groups for an optimiser, each with its learning rate.
+
+        Args:
+            lr: the learning rate; methods may ask for a multiple of it for some tensors.
+        """
+        groups: dict[float, list[nn.Parameter]] = {}
+        factors = self.learning_rates()
+        for parameter in self.parameters():
+            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """Return factors of the learning rate for the parameters that have one other than 1."""
+        found: dict[nn.Parameter, float] = {}
+        methods = Methods(self.methods)
+        for method in self.methods:
+            if not hasattr(method, "peftcore_learning_rates"):
+                continue
+            caller = methods.caller(method, "peftcore_learning_rates")
+            for item in self._placed_by(method):
+                tensors = dict(item.piece.named_parameters())
+                for name, factor in (caller(site=item.site, piece=item.piece) or {}).items():
+                    if factor != 1:
+                        found[tensors[name]] = factor
+        return found
+
+    def extra_loss(self) -> Tensor | float:
+        """Return what the methods add to the loss of a step, 0.0 where they add nothing.
+
+        Add it before ``backward``; ``peftcore train`` does so by itself.
+        """
+        parts: list[Tensor] = []
+        methods = Methods(self.methods)
+        for method in self.methods:
+            if hasattr(method, "peftcore_extra_loss"):
+                caller = methods.caller(method, "peftcore_extra_loss")
+                parts += caller(placed=self._placed_by(method))
+        return sum((part.to(parts[0].device) for part in parts), start=0.0)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the methods act after an optimiser step and before the gradients are set to zero.
+
+        ``peftcore train`` calls it by itself.
+
+        Args:
+            step: number of the step that was taken, from 1.
+            steps: number of steps of the whole run.
+        """
+        methods = Methods(self.methods)
+        with torch.no_grad():
+            for method in self.methods:
+                if hasattr(method, "peftcore_after_step"):
+                    caller = methods.caller(method, "peftcore_after_step")
+                    caller(placed=self._placed_by(method), step=step, steps=steps)
+
+    def _placed_by(self, method: Method) -> list[Placed]:
+        return [item for item in self.placed if item.label == method.label]
+
+    def modules_touched(self) -> list[nn.Module]:
+        """Return the modules that carry a piece or a value of this adapter, once each."""
+        found = {id(item.site.module): item.site.module for item in self.placed}
+        for swap in self.swaps:
+            found.update({id(module): module for module, _ in swap.places})
+        return list(found.values())
+
+    def check_alive(self, loss: Tensor | None = None) -> None:
+        """Check that everything trained gets a gradient.
+
+        Args:
+            loss: what the gradients are of; they are not kept. Without it those that a backward
+                pass has left are looked at, in which a penalty would hide a piece that never ran.
+
+        Raises:
+            DeadPieceError: a piece never ran, or its gradient does not reach it.
+        """
+        trained = dict(self.named_parameters())
+        grads: Iterable[Tensor | None] = [parameter.grad for parameter in trained.values()]
+        if loss is not None:
+            inputs = list(trained.values())
+            grads = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        dead = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
+        if dead:
+            more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+            raise DeadPieceError(
+                f"{dead[0]}{more} of adapter {self.name!r} got no gradient: the model does not use"
+                " that place in this pass. Leave it out with exclude, or tell peftcore that the"
+                " weight is read directly (direct_weights of the backbone)."
+            )
+
+    def carrier(self) -> nn.Module:
+        """Return the model that carries the adapter.
+
+        Raises:
+            AttachError: it has been detached.
+        """
+        if self.model is None:
+            raise AttachError(f"adapter {self.name!r} has been detached.")
+        return self.model
+
+
+class ModelState:
+    """What peftcore knows of one model that carries adapters.
+
+    Attributes:
+        adapters: by name, in the order in which they were attached.
+        active: names of the active ones, in order.
+        merged: merges that can be undone, oldest first: (name, undo entries).
+        frozen: base parameters that attaching froze.
+        holder: the context of the batch that is running.
+        entry: module whose call makes the context, once a piece needs one.
+    """
+
+    def __init__(self) -> None:
+        self.adapters: dict[str, Attached] = {}
+        self.active: tuple[str, ...] = ()
+        self.merged: list[tuple[str, list[Any]]] = []
+        self.frozen: list[nn.Parameter] = []
+        self.holder: ContextHolder | None = None
+        self.entry: nn.Module | None = None
+
+
+def state_of(model: nn.Module) -> ModelState:
+    """Return what peftcore knows of a model.
+
+    Raises:
+        AttachError: the model carries no adapter.
+    """
+    state = model.__dict__.get(STATE)
+    if state is None:
+        raise AttachError(f"this {type(model).__name__} carries no adapter.")
+    return state  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""What a method says: its configuration, its pieces, its hooks."""

@@ -1,0 +1,1 @@
+"""What a model has: roles, layers, sites, backbones."""

@@ -1,0 +1,243 @@
+"""What a backbone plugin provides, and the fallback for models that no plugin knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from peftcore.errors import ConfigError, PluginError
+from peftcore.model.context import Context
+from peftcore.model.layers import LayerInfo, layer_of
+from peftcore.model.roles import check_role
+from peftcore.model.walk import CONTAINER
+from peftcore.registry.installed import installed, resolve, resolve_source
+
+
+@dataclass
+class Loaded:
+    """A backbone that has been loaded from a checkpoint.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        tokenizer: what turns raw data into the model's inputs, or None.
+        fresh: names of parameters that the checkpoint did not hold and that are therefore random.
+        source: where it was loaded from, as the user named it.
+    """
+
+    model: nn.Module
+    tokenizer: Any = None
+    fresh: tuple[str, ...] = ()
+    source: str = ""
+
+
+class Backbone:
+    """One family of pretrained models. Plugins subclass it; instances hold no state.
+
+    Path globs: ``*`` is one part of a dotted path, ``**`` any number of parts, ``{a,b}`` a choice.
+    """
+
+    #: Name of the spec; filled in by the core.
+    name: str = ""
+    #: Role to globs over module paths.
+    roles: ClassVar[Mapping[str, str | Sequence[str]]] = {}
+    #: Globs of modules whose weight the model reads without calling them.
+    direct_weights: ClassVar[Sequence[str]] = ()
+    #: Methods of the model, other than ``forward``, that generate from a prompt.
+    generating: ClassVar[Sequence[str]] = ("generate",)
+    #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
+    configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Return role to globs for this model."""
+        return {r: (g,) if isinstance(g, str) else tuple(g) for r, g in self.roles.items()}
+
+    def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
+        """Return the width of the residual stream at a module that is no single layer."""
+        raise NotImplementedError
+
+    def slices(self, path: str, role: str, layer: LayerInfo) -> Mapping[str, tuple[int, int]]:
+        """Return role to (start, stop) of the output features of a fused layer."""
+        return {}
+
+    def entry(self, model: nn.Module) -> str:
+        """Return the path of the module whose ``forward`` takes the batch; ``""`` is the model."""
+        return ""
+
+    def context(
+        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Context:
+        """Say what pieces may know of a call of the entry module with these arguments."""
+        return Context()
+
+    #: The head that plans assume where none is named.
+    default_head: ClassVar[str] = "none"
+
+    def recognises(self, source: str) -> bool:
+        """Tell whether a folder or a hub's name holds a checkpoint of this family."""
+        return False
+
+    def load(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Load a real checkpoint.
+
+        Args:
+            source: a folder, or a name that the family's ``from_pretrained`` takes.
+            head: ``none``, ``sequence-classification``, ``masked-lm`` or ``causal-lm``.
+            options: ``num_labels`` for a classification head, ``dtype``.
+
+        Raises:
+            ConfigError: the source does not exist, or is not of this family.
+        """
+        raise NotImplementedError
+
+    def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
+        """Build a named size with random weights (under the current default device)."""
+        raise NotImplementedError
+
+    def tiny(self, *, head: str = "none") -> nn.Module:
+        """Return a random small member of the family, under 1 M parameters, for tests."""
+        raise NotImplementedError
+
+    def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
+        """Return valid random keyword arguments for ``model``, with unequal lengths."""
+        raise NotImplementedError
+
+
+#: How deep inside a wrapper a known model is looked for.
+_DEPTH = 4
+
+
+class Structural(Backbone):
+    """The fallback for any ``nn.Module``: layers by their type, blocks by their lists."""
+
+    name = "structural"
+
+    def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Find blocks (items of a list of equal modules) and the projections of attention."""
+        blocks: list[str] = []
+        attention: list[str] = []
+        outputs: list[str] = []
+        from peftcore.model.walk import base_modules
+
+        taken: tuple[str, ...] = ()
+        for path, module, _ in base_modules(model):
+            # the walk goes depth first, so only the list found last can enclose what comes
+            inside = bool(taken) and path.startswith(taken)
+            if isinstance(module, nn.ModuleList) and not inside and len(module) > 0:
+                kinds = {type(child).__name__ for child in module}
+                if len(kinds) == 1 and layer_of(module[0]) is None:
+                    prefix = f"{path}." if path else ""
+                    blocks.append(f"{prefix}*")
+                    taken = (prefix,) if prefix else ()
+            if isinstance(module, nn.MultiheadAttention):
+                attention.append(path)
+                outputs.append(f"{path}.out_proj" if path else "out_proj")
+        found = {"block": blocks, "attention": attention, "attention.output": outputs}
+        return {role: tuple(paths) for role, paths in found.items() if paths}
+
+    def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
+        """Return the width of the first norm inside the module."""
+        from peftcore.model.walk import base_modules
+
+        for _, child, _ in base_modules(module):
+            layer = layer_of(child)
+            if layer is not None and (info := layer.info(child)).kind == "norm":
+                return info.out_features
+        return None
+
+
+def backbone_named(name: str) -> Backbone:
+    """Return the backbone of a spec name; ``structural`` is the fallback.
+
+    Raises:
+        UnknownName: no installed plugin provides it.
+    """
+    if name == Structural.name:
+        return Structural()
+    spec = installed().find("backbones", name)
+    backbone: Backbone = resolve(spec.backbone)()
+    backbone.name = spec.name
+    for role in backbone.roles:
+        check_role(role)
+    return backbone
+
+
+def backbone_of(model: nn.Module) -> Backbone:
+    """Return the backbone plugin that knows a model or a part of it, else the fallback."""
+    seen: set[type] = set()
+    level = [model]
+    for _ in range(_DEPTH):
+        for module in level:
+            if type(module) in seen:
+                continue
+            seen.add(type(module))
+            for cls in type(module).__mro__:
+                reference = f"{cls.__module__}:{cls.__qualname__}"
+                for spec in installed().backbones.values():
+                    if any(fnmatchcase(reference, glob) for glob in spec.matches):
+                        return backbone_named(spec.name)
+        level = [
+            child
+            for module in level
+            for name, child in module._modules.items()
+            if child is not None and name != CONTAINER
+        ]
+    return Structural()
+
+
+def backbone_for_config(config: str) -> Backbone:
+    """Return the backbone that has a named size, such as ``llama-7b``.
+
+    Raises:
+        ConfigError: no installed backbone has it.
+    """
+    known = {name: spec.name for spec in installed().backbones.values() for name in spec.configs}
+    if config not in known:
+        from peftcore.errors import nearest
+
+        raise ConfigError(
+            f"{config!r} is neither a path nor a named size.{nearest(config, known)}"
+            f" Named sizes: {', '.join(sorted(known)) or 'none'}."
+        )
+    return backbone_named(known[config])
+
+
+def backbone_for_source(source: str, name: str | None = None) -> Backbone:
+    """Return the backbone that can load a source.
+
+    Args:
+        source: a folder, a hub's name, or a named source such as ``samples/minilm``.
+        name: the backbone's name, where the user gave one.
+
+    Raises:
+        ConfigError: the source does not exist, or no installed backbone knows what it holds.
+        UnknownName: no installed plugin provides the named backbone or source.
+    """
+    if name is not None:
+        return backbone_named(name)
+    place = str(resolve_source(source, "model") or source)
+    for known in sorted(installed().backbones):
+        try:
+            backbone = backbone_named(known)
+        except PluginError:
+            continue  # another family's plugin that is broken is no matter here
+        if backbone.recognises(place):
+            return backbone
+    known = ", ".join(sorted(installed().backbones)) or "none"
+    if not Path(place).exists() and place.startswith((".", "/", "~")):
+        raise ConfigError(f"{source} does not exist.")
+    raise ConfigError(
+        f"no installed backbone knows what {source} holds (installed: {known}). Check the path,"
+        " name the backbone, or install the plugin of its family."
+    )
+
+
+def build_on_meta(config: str, *, head: str = "none", **options: Any) -> nn.Module:
+    """Build a named size on the meta device: no memory, no weights."""
+    with torch.device("meta"):
+        return backbone_for_config(config).build(config, head=head, **options)

@@ -1,0 +1,40 @@
+"""Walking over the modules of a base; what peftcore put into them is left out."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+#: Name of the child module that holds the pieces of a rewritten module.
+CONTAINER = "peftcore"
+
+
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    """Yield (path, module, parent) of the base, pieces left out, shared modules every time."""
+    yield "", model, None
+    stack = [("", model, iter(model._modules.items()))]
+    while stack:
+        prefix, parent, children = stack[-1]
+        for name, child in children:
+            if child is None or name == CONTAINER:
+                continue
+            path = f"{prefix}.{name}" if prefix else name
+            yield path, child, parent
+            stack.append((path, child, iter(child._modules.items())))
+            break
+        else:
+            stack.pop()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the first parameter of a model."""
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
+
+
+# --- modules -----------------------------------------------------------------------------------
+
+
+def bare_class(module: nn.Module) -> type:
+    """Return the class that a module had before it was rewritten."""
+    return getattr(type(module), "_peftcore_class", type(module))

@@ -1,0 +1,1 @@
+"""What is installed: specs, hooks of plugins, discovery."""

@@ -1,0 +1,261 @@
+"""Putting pieces into modules in place, by class, and taking them out again.
+
+A rewritten module keeps its identity; its class becomes a cached subclass of the same name whose
+``forward`` runs the active pieces around the original one. State-dict keys of the base, isinstance
+tests and tests of the class name stay as they were.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from types import MethodType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from peftcore.errors import AttachError
+from peftcore.method.placed import Placed
+from peftcore.model.walk import CONTAINER, bare_class
+from peftcore.run.holder import ContextHolder
+
+#: Argument in which a checkpointed block keeps its context for the recomputation in backward.
+_CONTEXT = "_peftcore_context"
+_classes: dict[ClassKey, type] = {}
+
+
+class ClassKey(NamedTuple):
+    """What an adapted class is made of.
+
+    Attributes:
+        bare: class of the module before it was rewritten.
+        exposed: parameters that are read through a property, with pieces or casts applied.
+        generating: methods that generate, on the entry of a backbone; None elsewhere.
+        carries: the module carries the context through gradient checkpointing.
+    """
+
+    bare: type
+    exposed: frozenset[str] = frozenset()
+    generating: tuple[str, ...] | None = None
+    carries: bool = False
+
+
+class Pieces(nn.Module):
+    """The one child that a rewritten module gets; it holds the pieces of all adapters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_forgive_missing_pieces)
+
+
+def _forgive_missing_pieces(_: nn.Module, incompatible: Any) -> None:
+    """Let a checkpoint of the bare base load strictly while adapters are attached."""
+    mark = f"{CONTAINER}."
+    missing = [k for k in incompatible.missing_keys if mark not in k]
+    incompatible.missing_keys[:] = missing
+
+
+# --- classes -----------------------------------------------------------------------------------
+
+
+def adapted_class(key: ClassKey) -> type:
+    """Return the cached subclass of a module class that runs pieces."""
+    if key not in _classes:
+        cls = key.bare
+        names: dict[str, Any] = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "__reduce_ex__": _reduce_ex,
+            "_peftcore_class": cls,
+            "_peftcore_key": key,
+            "forward": _forward(key),
+        }
+        names |= {name: property(_getter(name)) for name in key.exposed}
+        names |= {g: _generating(cls, g) for g in key.generating or () if hasattr(cls, g)}
+        if key.carries:
+            names["__call__"] = _carrying(cls)
+        if issubclass(cls, nn.Sequential | nn.ModuleList):
+            names |= {"__iter__": _iterate, "__len__": _length}
+        _classes[key] = type(cls)(cls.__name__, (cls,), names)
+    return _classes[key]
+
+
+def _forward(key: ClassKey) -> Callable[..., Any]:
+    base = key.bare.forward  # type: ignore[attr-defined]
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        program = self._peftcore_program
+        if program is None:
+            return base(self, *args, **kwargs)
+        return program.run(self, base, args, kwargs)
+
+    def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._peftcore_holder.wanted:
+            self._peftcore_holder.begin(self, args, kwargs)
+        return forward(self, *args, **kwargs)
+
+    def carry(self: Any, *args: Any, **kwargs: Any) -> Any:
+        context = kwargs.pop(_CONTEXT, None)
+        if context is not None:
+            self._peftcore_holder.current = context
+        return forward(self, *args, **kwargs)
+
+    chosen = enter if key.generating is not None else carry if key.carries else forward
+    return functools.wraps(base)(chosen)
+
+
+def _carrying(cls: type) -> Callable[..., Any]:
+    base = cls.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # a checkpointed layer keeps its arguments, so the recomputation sees the same context
+        # even when the backbone has been called again in the meantime
+        if self.gradient_checkpointing and self.training:
+            kwargs[_CONTEXT] = self._peftcore_holder.current
+        return base(self, *args, **kwargs)
+
+    return call
+
+
+def _getter(name: str) -> Callable[[Any], Tensor | None]:
+    def get(self: Any) -> Tensor | None:
+        value: Tensor | None = self._parameters[name]
+        program = self._peftcore_program
+        if value is None:
+            return None
+        if program is not None and program.direct:
+            value = program.weight(self, name, value)
+        dtype = self._peftcore_casts.get(name)
+        return value if dtype is None or value.dtype == dtype else value.to(dtype)
+
+    return get
+
+
+def _generating(cls: type, name: str) -> Callable[..., Any]:
+    base = getattr(cls, name)
+
+    @functools.wraps(base)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        holder = self._peftcore_holder
+        before = holder.columns
+        given = (*args[:1], *(kwargs.get(k) for k in ("inputs", "input_ids", "inputs_embeds")))
+        inputs = next((v for v in given if isinstance(v, Tensor)), None)
+        holder.columns = None if inputs is None else inputs.shape[1]
+        try:
+            return base(self, *args, **kwargs)
+        finally:
+            holder.columns = before
+
+    return generate
+
+
+def _iterate(self: Any) -> Iterator[nn.Module]:
+    return iter([m for name, m in self._modules.items() if name != CONTAINER])
+
+
+def _length(self: Any) -> int:
+    return len(self._modules) - (CONTAINER in self._modules)
+
+
+def _reduce_ex(self: Any, protocol: Any) -> Any:
+    return _rebuild, tuple(type(self)._peftcore_key), self.__getstate__()
+
+
+def _rebuild(*key: Any) -> Any:
+    adapted: Any = adapted_class(ClassKey(*key))
+    return adapted.__new__(adapted)
+
+
+def rewrite(
+    module: nn.Module,
+    exposed: Iterable[str] = (),
+    *,
+    entry: ContextHolder | None = None,
+    carries: ContextHolder | None = None,
+) -> None:
+    """Make a module able to run pieces; what it could do before it keeps.
+
+    Args:
+        module: the module.
+        exposed: parameters to read through a property.
+        entry: the holder, where the module is the entry of the backbone.
+        carries: the holder, where the module carries the context through checkpointing.
+    """
+    known: ClassKey | None = getattr(type(module), "_peftcore_key", None)
+    if known is None:
+        module.__dict__.update(_peftcore_program=None, _peftcore_placed={}, _peftcore_casts={})
+    elif not exposed and entry is None and carries is None:
+        return
+    old = known or ClassKey(type(module))
+    holder = entry or carries
+    if holder is not None:
+        module.__dict__["_peftcore_holder"] = holder
+    key = ClassKey(
+        old.bare,
+        old.exposed | frozenset(exposed),
+        tuple(entry.backbone.generating) if entry else old.generating,
+        old.carries or carries is not None,
+    )
+    if key != known:
+        object.__setattr__(module, "__class__", adapted_class(key))
+        _reach_through(module)
+
+
+def _reach_through(module: nn.Module) -> None:
+    """Let a forward that was replaced on the instance still reach the pieces.
+
+    Accelerate's device hooks keep the class's forward as ``_old_forward`` and call that one.
+    """
+    if "forward" not in module.__dict__:
+        return
+    inner = module.__dict__.get("_old_forward")
+    if isinstance(inner, MethodType):
+        module.__dict__["_old_forward"] = MethodType(type(module).forward, module)
+        return
+    replaced = module.__dict__["forward"]
+    if isinstance(replaced, MethodType) and replaced.__self__ is module:
+        module.__dict__["forward"] = MethodType(type(module).forward, module)
+        return
+    raise AttachError(
+        f"the forward of a {bare_class(module).__name__} was replaced on the instance by something"
+        " that peftcore cannot reach through. Attach before it is replaced."
+    )
+
+
+def put(module: nn.Module, adapter: str, item: Placed) -> None:
+    """Put a piece into a rewritten module; it runs once a program holds it."""
+    container = module._modules.get(CONTAINER)
+    if container is None:
+        container = module._modules[CONTAINER] = Pieces()
+        container.train(module.training)
+    child = item.child(adapter)
+    assert child not in container._modules
+    container._modules[child] = item.piece
+    if item.piece.training is not module.training:
+        item.piece.train(module.training)
+    module._peftcore_placed.setdefault(adapter, []).append(item)  # type: ignore[union-attr, operator]
+
+
+def take_out(module: nn.Module, adapter: str) -> None:
+    """Take all pieces of an adapter out of a module."""
+    for item in module._peftcore_placed.pop(adapter, ()):  # type: ignore[union-attr, operator]
+        container = module._modules[CONTAINER]
+        assert container is not None
+        del container._modules[item.child(adapter)]
+        if not container._modules:
+            del module._modules[CONTAINER]
+
+
+def restore(module: nn.Module) -> None:
+    """Give a module its own class back."""
+    bare = bare_class(module)
+    inner = module.__dict__.get("_old_forward")
+    if isinstance(inner, MethodType) and inner.__func__ is type(module).forward:
+        module.__dict__["_old_forward"] = MethodType(bare.forward, module)  # type: ignore
+    replaced = module.__dict__.get("forward")
+    if isinstance(replaced, MethodType) and replaced.__func__ is type(module).forward:
+        module.__dict__["forward"] = MethodType(bare.forward, module)  # type: ignore
+    module.__class__ = bare
+    for name in ("program", "placed", "casts", "holder"):
+        module.__dict__.pop(f"_peftcore_{name}", None)

@@ -1,0 +1,111 @@
+"""A checkpoint on disk: a directory of ``adapter.safetensors``, which also holds the description in its
+metadata and is self-contained, and ``adapter.json``, the same description for people and tools.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from peftcore.errors import CheckpointError
+
+TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+FORMAT = 1
+
+
+def digest(tensor: Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(raw.tobytes()).hexdigest()[:16]
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint and check that it is whole.
+
+    Args:
+        path: the directory, or the ``.safetensors`` file alone.
+
+    Returns:
+        The description and the tensors by name.
+
+    Raises:
+        CheckpointError: it does not exist, is truncated, was changed, or is no adapter.
+    """
+    file = _file(Path(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            description = _description(file, opened.metadata())
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is damaged or was not written whole ({error}). Use another copy."
+        ) from error
+    _check_content(file, description, tensors)
+    return description, tensors
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Return the description of a checkpoint, with the shapes of its tensors.
+
+    Raises:
+        CheckpointError: as :func:`read`.
+    """
+    description, tensors = read(path)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    return {**description, "tensors": shapes}
+
+
+def _file(path: Path) -> Path:
+    file = path / TENSORS if path.is_dir() else path
+    if path.name == DESCRIPTION:
+        file = path.parent / TENSORS
+    if not file.exists():
+        hint = ""
+        if path.is_dir() and (path / "adapter_config.json").exists():
+            hint = " It is a Hugging Face PEFT directory."
+        elif path.is_dir() and (path / "config.json").exists():
+            hint = " It holds a whole model, no adapter."
+        elif path.is_dir() and (path / "adapter" / TENSORS).exists():
+            hint = f" Did you mean {path / 'adapter'}?"
+        raise CheckpointError(f"{file} does not exist.{hint}")
+    return file
+
+
+def _description(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    text = (metadata or {}).get("peftcore")
+    if text is None:
+        raise CheckpointError(f"{file} is a safetensors file, but no peftcore adapter.")
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"the description inside {file} is damaged: {error}.") from error
+    if found.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} has format {found.get('format')!r}, this peftcore reads {FORMAT}."
+            " Install the peftcore that wrote it, or a newer one."
+        )
+    return found
+
+
+def _check_content(
+    file: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    digests = description["digests"]
+    for name in digests:
+        if name not in tensors:
+            raise CheckpointError(f"{file}: tensor {name} is missing.")
+    for name, tensor in tensors.items():
+        if name not in digests:
+            raise CheckpointError(f"{file}: tensor {name} does not belong to this adapter.")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{file}: tensor {name} holds NaN or infinite values.")
+        if digest(tensor) != digests[name]:
+            raise CheckpointError(
+                f"{file}: tensor {name} was changed after it was saved. Use another copy."
+            )

@@ -1,0 +1,43 @@
+"""Writing files so that a kill at any moment leaves the old ones or the new ones, whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from peftcore.errors import CheckpointError
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    temporary: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            handle, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            temporary.append(Path(part))
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        # the tensors come first: they carry the description that loading reads
+        for whole, name in zip(temporary, files, strict=True):
+            whole.replace(folder / name)
+        _sync(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written: {error.strerror or error}."
+            " What was there before is untouched; the adapter is still in memory."
+        ) from error
+    finally:
+        for left in temporary:
+            left.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,27 @@
+"""The public names of the kit, and where they live."""
+
+from peftcore.testing.backbone_contract import BackboneContract as BackboneContract
+from peftcore.testing.fake_plugins import (
+    make_plugin as make_plugin,
+    run_cli as run_cli,
+    run_in_process as run_in_process,
+)
+from peftcore.testing.matrix import (
+    Pair as Pair,
+    check_pair as check_pair,
+    loss_of as loss_of,
+    pairs as pairs,
+    perturb as perturb,
+    run as run,
+    same as same,
+    tensors_of as tensors_of,
+    tiny as tiny,
+)
+from peftcore.testing.method_contract import MethodContract as MethodContract
+from peftcore.testing.toy import (
+    HEADS as HEADS,
+    Attention as Attention,
+    FakeQuantLinear as FakeQuantLinear,
+    Output as Output,
+    Toy as Toy,
+)

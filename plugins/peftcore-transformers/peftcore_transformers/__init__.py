@@ -1,0 +1,1 @@
+"""What plugins of transformers' families build on."""
