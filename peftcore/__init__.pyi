@@ -29,7 +29,17 @@ from peftcore.errors import (
     UnknownName as UnknownName,
     nearest as nearest,
 )
-from peftcore.method.config import MethodConfig as MethodConfig
+from peftcore.method.config import (
+    AtMost as AtMost,
+    Divides as Divides,
+    LowRankConfig as LowRankConfig,
+    Mark as Mark,
+    MethodConfig as MethodConfig,
+    NeedsCall as NeedsCall,
+    Rank as Rank,
+    both_sides as both_sides,
+    smaller_side as smaller_side,
+)
 from peftcore.method.examples import Examples as Examples
 from peftcore.method.method import Method as Method
 from peftcore.method.pieces import (
@@ -41,6 +51,7 @@ from peftcore.method.pieces import (
     trainable_dtype as trainable_dtype,
 )
 from peftcore.method.placed import Placed as Placed
+from peftcore.method.targeted import Targeted as Targeted
 from peftcore.model.backbones import (
     Backbone as Backbone,
     Loaded as Loaded,
@@ -59,7 +70,8 @@ from peftcore.model.layers import (
     info_of as info_of,
     layer_of as layer_of,
 )
-from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site, survey as survey
+from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
+from peftcore.model.survey import Survey as Survey, survey as survey
 from peftcore.model.targets import PerRole as PerRole, Targets as Targets
 from peftcore.model.walk import (
     bare_class as bare_class,
@@ -69,12 +81,14 @@ from peftcore.model.walk import (
 from peftcore.registry.hookspecs import hookimpl as hookimpl
 from peftcore.registry.installed import (
     installed as installed,
-    resolve as resolve,
+    register as register,
     resolve_source as resolve_source,
 )
+from peftcore.registry.references import resolve as resolve
 from peftcore.registry.specs import (
     BackboneSpec as BackboneSpec,
     CommandSpec as CommandSpec,
+    FeatureSpec as FeatureSpec,
     LayerSpec as LayerSpec,
     MethodSpec as MethodSpec,
     SourceSpec as SourceSpec,

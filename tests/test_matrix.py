@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 import peftcore
-from peftcore.errors import AttachError
+from peftcore.errors import AttachError, TargetError
 from peftcore.registry.installed import installed
-from peftcore.testing import Toy, pairs
+from peftcore.testing import Toy, pairs, reason_against
+from peftcore.testing.toy import ToyBackbone
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_matrix_has_every_method_and_every_backbone() -> None:
-    found = {(pair.method, pair.backbone) for pair in pairs()}
     methods = set(installed().methods) - {"probe"}
-    assert found == {(m, b) for m in methods for b in installed().backbones}
+    assert set(pairs()) == {(m, b) for m in methods for b in installed().backbones}
 
 
 def test_every_method_of_this_repository_has_a_contract_class() -> None:
@@ -31,26 +31,39 @@ def test_every_method_of_this_repository_has_a_contract_class() -> None:
     assert ours and not ours - under_contract
 
 
-def test_impossible_pairs_say_why() -> None:
-    assert not [p for p in pairs() if p.impossible and len(p.impossible.split()) < 4]
+def test_a_missing_feature_is_the_reason_and_says_what_it_is() -> None:
+    reasons = {pair: reason for pair in pairs() if (reason := reason_against(*pair))}
+    assert reasons["prefix", "esm"].startswith("it needs attention that takes keys and values")
+    assert reasons["prompt", "whisper"] == "generation runs its encoder and its decoder apart"
+    assert not [reason for reason in reasons.values() if len(reason.split()) < 4]
 
 
 def test_a_method_cannot_run_where_a_feature_is_missing_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    specs = installed()._specs
-    monkeypatch.setitem(
-        specs["methods"], "probe", installed().methods["probe"]._replace(needs=("cache",))
-    )
-    assert installed().impossible("probe", "toy") == (
-        "it needs attention that takes keys and values from a cache, which toy does not have"
-    )
-    monkeypatch.setitem(
-        specs["backbones"], "toy", installed().backbones["toy"]._replace(has=("cache",))
-    )
-    assert not installed().impossible("probe", "toy")
+    methods = installed()._specs["methods"]
+    probe = installed().methods["probe"]
+    monkeypatch.setitem(methods, "probe", probe._replace(needs=("cache", "linear")))
     model = Toy()
-    monkeypatch.setitem(specs["backbones"], "toy", installed().backbones["toy"]._replace(has=()))
     with pytest.raises(AttachError, match="probe cannot run on toy: it needs attention that takes"):
         peftcore.attach(model, "probe")
     assert not peftcore.adapters(model)
+    monkeypatch.setattr(ToyBackbone, "has", ("cache",))
+    peftcore.attach(model, "probe")
+
+
+def test_a_role_that_a_family_lacks_is_stood_in_for_in_defaults_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    roles = {k: v for k, v in ToyBackbone.roles.items() if not k.startswith("attention.")}
+    monkeypatch.setattr(ToyBackbone, "roles", roles)
+    monkeypatch.setattr(ToyBackbone, "stands_in", {"attention.query": "mlp.up"})
+    with pytest.raises(TargetError, match=r"'attention\.value' matches nothing"):
+        peftcore.plan(Toy(), "lora")
+    stand_ins = {"attention.query": "mlp.up", "attention.value": "mlp.down"}
+    monkeypatch.setattr(ToyBackbone, "stands_in", stand_ins)
+    adapter = peftcore.attach(Toy(), "lora")
+    assert {item.site.role for item in adapter.placed} == {"mlp.up", "mlp.down"}
+    assert adapter.methods[0].config.targets.roles == ("mlp.up", "mlp.down")
+    with pytest.raises(TargetError, match=r"'attention\.query' matches nothing"):
+        peftcore.plan(Toy(), "lora", targets=["attention.query"])

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from peftcore.adapter.merge import _fold, _undo
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Structural
 from peftcore.model.layers import info_of
-from peftcore.model.sites import survey
+from peftcore.model.survey import survey
 from peftcore.run.holder import ContextHolder
 from peftcore.run.program import Program
 
@@ -39,20 +40,20 @@ class Fast(Plain):
 
     prepares = 0
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         self.prepares += 1
         return self.mix * 1
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
     ) -> Tensor:
-        return call(x @ prepared.T) * self.gain
+        return call(x @ precomputed.T) * self.gain
 
 
 def program(module: nn.Module, *pieces: tuple[Reparam, tuple[int, int] | None]) -> Program:
     info = info_of(module)
     placed = [
-        Placed(Site("0", "linear", module, info, rows=rows), "kit", str(i), piece)
+        Placed(Site("0", "linear", module, info, features=rows), "kit", str(i), piece)
         for i, (piece, rows) in enumerate(pieces)
     ]
     return Program(module, placed, ContextHolder(Structural()))
@@ -99,11 +100,11 @@ def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
         made = program(module, *((Fast(6 if r is None else r[1] - r[0], 4), r) for r in rows))
         tuned = run(module, made, x)
         items = [
-            Placed(Site("0", "linear", module, info_of(module), rows=r), "kit", "", p)
+            Placed(Site("0", "linear", module, info_of(module), features=r), "kit", "", p)
             for p, r in made.reparams
         ]
         before, undo = [p.clone() for p in module.parameters()], []
-        _fold(type("A", (), {"swaps": [], "placed": items}), undo)  # type: ignore[arg-type]
+        _fold(SimpleNamespace(swaps=[], placed=items), undo, {})  # type: ignore[arg-type]
         torch.testing.assert_close(module(x), tuned, atol=1e-5, rtol=1e-5)
         _undo(undo)
         assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
@@ -113,7 +114,7 @@ def test_disjoint_slices_run_the_base_once_where_the_input_is_theirs() -> None:
     calls = []
 
     class Counting(Fast):
-        def through(self, call: Any, x: Tensor, prepared: Any, bias: Any) -> Tensor:
+        def through(self, call: Any, x: Tensor, precomputed: Any, bias: Any) -> Tensor:
             return call(x) * self.gain
 
     module, x = nn.Linear(4, 6), torch.randn(2, 4)
@@ -173,21 +174,22 @@ def test_the_bias_is_changed_where_the_model_reads_it_directly(
     torch.manual_seed(0)
     model, x = nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(2, 3, 4)
     nn.init.normal_(model.in_proj_bias)
-    sites = {s.role: s for s in survey(model, Structural()).sites if s.rows or s.direct}
+    sites = {s.role: s for s in survey(model, Structural()).sites if s.features or s.direct}
     from peftcore.run.rewriting import put, rewrite
+    from peftcore.run.seat import seat_of
 
     for role in ("attention.value", "attention.output"):
         site = sites[role]
-        rewrite(site.module, [site.weight_name, site.bias_name])
+        holder = ContextHolder(Structural())
+        seat = rewrite(site.module, holder, [site.weight_name, site.bias_name])
         put(site.module, "a", item := Placed(site, "kit", "", Plain(4, 4)))
-        site.module.__dict__["_peftcore_program"] = Program(
-            site.module, [item], ContextHolder(Structural())
-        )
+        seat.program = Program(site.module, [item], holder)
     tuned = model(x, x, x)[0]
     for module in (model, model.out_proj):
-        items = [i for group in module._peftcore_placed.values() for i in group]
-        module.__dict__["_peftcore_program"] = None
-        _fold(type("A", (), {"swaps": [], "placed": items}), [])  # type: ignore[arg-type]
+        seat = seat_of(module)
+        items = [i for group in seat.placed.values() for i in group]
+        seat.program = None
+        _fold(SimpleNamespace(swaps=[], placed=items), [], {})  # type: ignore[arg-type]
     torch.testing.assert_close(model(x, x, x)[0], tuned)
 
 
@@ -228,14 +230,16 @@ class Padded(nn.Conv2d):
 
 
 def test_another_weight_is_refused_where_a_subclass_computes_more_than_its_layer() -> None:
-    from peftcore.adapter.offer import _check_piece
+    from peftcore.adapter.offer import _Checks
     from peftcore.errors import AttachError
     from peftcore.method.method import Method
 
     model = nn.Sequential(Padded(1, 2, 2), nn.Conv2d(2, 2, 2))
-    padded, plain = (s for s in survey(model, Structural()).sites if s.role == "conv")
+    found = survey(model, Structural())
+    padded, plain = (s for s in found.sites if s.role == "conv")
     method = Method(None)  # type: ignore[arg-type]
     method.name = "louder"
-    _check_piece(plain, method, Louder())
+    check = _Checks(found)
+    check(plain, method, Louder())
     with pytest.raises(AttachError, match="at 0: a Padded computes more than the layer"):
-        _check_piece(padded, method, Louder())
+        check(padded, method, Louder())

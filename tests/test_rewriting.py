@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore import Around, Context, Delta, Method, MethodConfig, Piece, Reparam, Site, Transform
+from peftcore import (
+    Around,
+    Context,
+    Delta,
+    Method,
+    MethodConfig,
+    Piece,
+    Reparam,
+    Site,
+    Structural,
+    Transform,
+)
 from peftcore.errors import AttachError
 from peftcore.registry.hookspecs import hookimpl
 from peftcore.registry.installed import PluginRecord, installed
@@ -144,11 +155,12 @@ def test_a_sequential_can_carry_a_piece_itself() -> None:
     x = torch.randn(2, 4)
     before = outer(x)
     from peftcore.method.placed import Placed
+    from peftcore.run.holder import ContextHolder
     from peftcore.run.rewriting import put, rewrite
 
     inner = outer[1]
     site = Site("1", "block", inner, peftcore.LayerInfo("module", 4, 4))
-    rewrite(inner)
+    rewrite(inner, ContextHolder(Structural()))
     put(inner, "a", Placed(site, "kit", "", Shift("output", 1.0)))
     assert len(inner) == 2 and len(list(inner)) == 2
     assert torch.equal(outer(x), before)

@@ -41,13 +41,13 @@ class Looking(Method):
         return 3
 
     @hookimpl
-    def peftcore_prepare(self, model: Any, sites: Any, examples: Any, state: Any) -> None:
+    def peftcore_prepare(self, model: Any, sites: Any, examples: Any, tensors: Any) -> None:
         losses: list[float] = []
         if examples is not None:
             losses = [examples.loss(model, batch).item() for batch in examples.first(3)]
             self.start = sum(losses) / 3
         meta = sites[0].layer.device.type == "meta"
-        seen.append({"losses": losses, "state": sorted(state or {}), "meta": meta})
+        seen.append({"losses": losses, "state": sorted(tensors or {}), "meta": meta})
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Any) -> Any:

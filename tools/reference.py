@@ -188,7 +188,7 @@ def commands() -> str:
 def backbones() -> str:
     """Return every family with its roles and its named sizes."""
     from peftcore.model.backbones import backbone_named, build_on_meta
-    from peftcore.model.sites import survey
+    from peftcore.model.survey import survey
 
     out = []
     for spec in specs("backbones"):

@@ -3,107 +3,107 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import TypeVar
 
 from torch import nn
 
 from peftcore.adapter.plan import Plan, Selected
-from peftcore.adapter.state import STATE, Attached, ModelState, Swap, state_of
-from peftcore.adapter.switch import switch
+from peftcore.adapter.state import STATE, Attached, ModelState, Swap
+from peftcore.adapter.switch import check_outside, check_unmerged, switch
 from peftcore.errors import AttachError
-from peftcore.method.pieces import Around, Transform, changes_bias
-from peftcore.method.placed import Placed
+from peftcore.model.survey import Survey
 from peftcore.model.walk import base_modules
 from peftcore.run.holder import ContextHolder
 from peftcore.run.rewriting import put, restore, rewrite, take_out
+from peftcore.run.seat import SEAT, Seat
 
 A = TypeVar("A", bound=Attached)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def check_name(model: nn.Module, name: str) -> None:
-    """Raise AttachError where a name cannot be given to a new adapter on this model."""
+def check_free(model: nn.Module, name: str, what: str) -> None:
+    """Raise AttachError where no new adapter of a name can be put on this model now.
+
+    Args:
+        model: the model.
+        name: of the new adapter.
+        what: what is to be done, such as ``attach``.
+    """
     if not _NAME.fullmatch(name):
         raise AttachError(f"adapter name {name!r}: use letters, digits, - and _ only.")
-    if STATE in model.__dict__ and name in state_of(model).adapters:
+    state: ModelState | None = model.__dict__.get(STATE)
+    if state is None:
+        return
+    if name in state.adapters:
         raise AttachError(f"this model already has an adapter {name!r}; give another name.")
+    check_outside(state, what)
+    check_unmerged(state)
 
 
 def apply(model: nn.Module, adapter: A) -> A:
     """Put an adapter on a model as its plan says; nothing of the model is changed if that fails."""
-    name = adapter.name
-    first = STATE not in model.__dict__
-    state: ModelState = model.__dict__.setdefault(STATE, ModelState())
-    if state.merged:
-        raise AttachError(f"adapter {state.merged[-1][0]!r} is merged; unmerge it first.")
+    state: ModelState | None = model.__dict__.get(STATE)
+    if state is None:
+        state = model.__dict__[STATE] = ModelState(ContextHolder(adapter.plan.backbone))
     try:
-        if first:
-            _freeze(model, state)
-        state.adapters[name] = adapter
+        if not state.adapters:
+            _freeze(adapter.plan.survey, state)
+        state.adapters[adapter.name] = adapter
         _install(model, state, adapter)
-        switch(state, (name,))
+        switch(state, (adapter.name,))
     except BaseException:
         remove(model, state, adapter)
         raise
     return adapter
 
 
-def _freeze(model: nn.Module, state: ModelState) -> None:
-    seen: set[int] = set()
-    for _, module, _ in base_modules(model):
+def _freeze(found: Survey, state: ModelState) -> None:
+    for module in found.modules.values():
         for parameter in module._parameters.values():
-            if parameter is not None and parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
+            # a parameter that was frozen a moment ago requires no gradient any more
+            if parameter is not None and parameter.requires_grad:
                 state.frozen.append(parameter)
                 parameter.requires_grad_(False)
 
 
 def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
-    needs = [p for p in adapter.placed if isinstance(p.piece, Transform | Around)]
-    holder = state.holder
-    if holder is None:
-        holder = state.holder = ContextHolder(adapter.plan.backbone)
-    if needs and state.entry is None:
-        state.entry = model.get_submodule(adapter.plan.backbone.entry(model))
-        rewrite(state.entry, entry=holder)
-    for item in adapter.placed:
+    holder, plan = state.holder, adapter.plan
+    if state.entry is None and adapter.uses_context:
+        state.entry = model.get_submodule(plan.backbone.entry(model))
+        rewrite(state.entry, holder, enters=True)
+    for item in plan.placed:
         exposed = [item.site.weight_name] if item.site.direct else []
-        if exposed and item.site.layer.bias and changes_bias(item.piece):
+        if exposed and item.site.layer.bias and item.piece.changes_bias:
             exposed.append(item.site.bias_name)
-        rewrite(item.site.module, exposed)
+        rewrite(item.site.module, holder, exposed)
         put(item.site.module, adapter.name, item)
-    for module in _checkpointed(adapter, needs):
-        rewrite(module, carries=holder)
-    for selected in adapter.plan.selected:
-        adapter.swaps.append(Swap(selected, _places(adapter.plan, selected)))
+    if adapter.uses_context:
+        for module in _checkpointed(adapter):
+            rewrite(module, holder, carries=True)
+    for selected in plan.selected:
+        adapter.swaps.append(Swap(selected, _places(plan, selected)))
     for swap in adapter.swaps:
         for module, leaf in swap.places:
-            rewrite(module, (leaf,) if swap.own.dtype != swap.base.dtype else ())
-            module._peftcore_placed.setdefault(adapter.name, [])  # type: ignore[union-attr, operator]
-    adapter.plan.survey = None
+            seat = rewrite(module, holder, (leaf,) if swap.own.dtype != swap.base.dtype else ())
+            seat.placed.setdefault(adapter.name, [])
 
 
-def _checkpointed(adapter: Attached, needs: Iterable[Placed]) -> list[nn.Module]:
-    """Return the modules that checkpoint their activations around pieces that use the context."""
+def _checkpointed(adapter: Attached) -> list[nn.Module]:
+    """Return the modules that checkpoint their activations around pieces of the adapter."""
     found: dict[int, nn.Module] = {}
-    assert adapter.plan.survey is not None
     modules = adapter.plan.survey.modules
-    for item in needs:
+    for item in adapter.placed:
         path = item.site.path
-        while True:
+        while path:
             module = modules[path]
-            if hasattr(module, "gradient_checkpointing") and path:
+            if hasattr(module, "gradient_checkpointing"):
                 found[id(module)] = module
-            if not path:
-                break
             path = path.rpartition(".")[0]
     return list(found.values())
 
 
 def _places(made: Plan, selected: Selected) -> list[tuple[nn.Module, str]]:
-    assert made.survey is not None
-    names = made.survey.tied.get(id(selected.info.parameter), [selected.info.name])
+    names = made.survey.tied.get(selected.info.name, [selected.info.name])
     places: dict[tuple[int, str], tuple[nn.Module, str]] = {}
     for name in names:
         path, _, leaf = name.rpartition(".")
@@ -119,12 +119,12 @@ def remove(model: nn.Module, state: ModelState, adapter: Attached) -> None:
         switch(state, tuple(n for n in state.active if n != adapter.name))
     state.adapters.pop(adapter.name, None)
     for module in adapter.modules_touched():
-        placed: dict[str, list[Placed]] | None = module.__dict__.get("_peftcore_placed")
-        if placed is None:
+        seat: Seat | None = module.__dict__.get(SEAT)
+        if seat is None:
             continue
-        if adapter.name in placed:
+        if adapter.name in seat.placed:
             take_out(module, adapter.name)
-        if not placed and module is not state.entry:
+        if not seat.placed and module is not state.entry:
             restore(module)
     adapter.model = None
     if not state.adapters:
@@ -133,7 +133,7 @@ def remove(model: nn.Module, state: ModelState, adapter: Attached) -> None:
 
 def _give_back(model: nn.Module, state: ModelState) -> None:
     for _, module, _ in base_modules(model):
-        if "_peftcore_placed" in module.__dict__:
+        if SEAT in module.__dict__:
             restore(module)
     for parameter in state.frozen:
         parameter.requires_grad_(True)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from peftcore.adapter import saving
-from peftcore.adapter.attach import apply, check_name, remove
+from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.merge import merge, unmerge
 from peftcore.adapter.plan import make_plan
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
-from peftcore.adapter.switch import base_only
+from peftcore.adapter.switch import base_only, check_outside
 from peftcore.errors import AttachError, UnknownName
 from peftcore.method.examples import Examples
 from peftcore.method.method import MethodChoice
@@ -69,8 +69,9 @@ def attach(
     save_frozen: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     examples: Examples | None = None,
+    tokenizer: Any = None,
     **config: Any,
-) -> Attached:
+) -> Adapter:
     """Put an adapter on a model, in place, and make it the active one.
 
     The whole plan is made and checked before the first change; if anything is wrong the model
@@ -86,6 +87,7 @@ def attach(
         save_frozen: the same for modules that are stored with the adapter but not trained.
         dtype: dtype of the pieces' tensors; at least fp32 where it is not given.
         examples: data for methods whose start depends on it.
+        tokenizer: what turns text into the model's inputs, for methods that start from text.
         config: configuration of the one method.
 
     Raises:
@@ -97,12 +99,12 @@ def attach(
         >>> model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 2)
         >>> adapter = attach(model, "lora", rank=2, targets=["linear"])  # doctest: +SKIP
     """
-    check_name(model, name)
+    check_free(model, name, "attach")
     with _collector_paused():
         with base_only(model):
             made = make_plan(
                 model, methods, config, backbone, modules_to_save, save_frozen,
-                dtype=dtype, examples=examples,
+                dtype=dtype, examples=examples, tokenizer=tokenizer,
             )  # fmt: skip
         if not made.placed and not made.selected:
             raise AttachError("nothing to attach: no method and no modules_to_save.")
@@ -128,7 +130,7 @@ def load(
     name: str = "default",
     allow_other_base: bool = False,
     allow_other_version: bool = False,
-) -> Attached:
+) -> Adapter:
     """Put a saved adapter on a model and make it the active one.
 
     Everything is checked before the model is touched.
@@ -158,6 +160,7 @@ def detach(model: nn.Module, *names: str) -> None:
     required a gradient.
     """
     state = state_of(model)
+    check_outside(state, "detach")
     if state.merged:
         unmerge(model)
     for name in names or tuple(state.adapters):

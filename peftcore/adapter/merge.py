@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.adapter.state import Attached, state_of
-from peftcore.adapter.switch import switch
+from peftcore.adapter.switch import check_outside, switch
 from peftcore.errors import MergeError, UnknownName, nearest
-from peftcore.method.pieces import Delta, Piece, Reparam, changes_bias, has_weight_form, overrides
+from peftcore.method.pieces import Delta, Reparam
 from peftcore.method.placed import Placed
 from peftcore.model.layers import InProjection, Layer, layer_of
-from peftcore.model.walk import base_modules
+from peftcore.model.walk import ties
 from peftcore.run.program import folded, rebiased
 
 
@@ -51,12 +51,13 @@ def merge(model: nn.Module, *names: str) -> None:
             been changed then.
     """
     state = state_of(model)
+    check_outside(state, "merge")
     if state.merged:
         raise MergeError(f"adapter {state.merged[-1][0]!r} is merged already; unmerge it first.")
     chosen = [_named(model, name) for name in names or state.active]
     if not chosen:
         raise MergeError("no adapter is active; name the one to merge.")
-    tied = _tied(model)
+    tied = ties(model)
     for adapter in chosen:
         _check(adapter, tied)
     switch(state, ())
@@ -65,7 +66,7 @@ def merge(model: nn.Module, *names: str) -> None:
         for adapter in chosen:
             undo: list[Undo] = []
             done.append((adapter.name, undo))
-            _fold(adapter, undo)
+            _fold(adapter, undo, tied)
     except BaseException:
         for _, entries in reversed(done):
             _undo(entries)
@@ -77,6 +78,7 @@ def merge(model: nn.Module, *names: str) -> None:
 def unmerge(model: nn.Module) -> None:
     """Undo :func:`merge`: the weights are as they were, bit for bit, and the adapters active."""
     state = state_of(model)
+    check_outside(state, "unmerge")
     if not state.merged:
         raise MergeError("no adapter is merged.")
     names = tuple(name for name, _ in state.merged)
@@ -98,19 +100,11 @@ def _named(model: nn.Module, name: str) -> Attached:
     return known[name]
 
 
-def _tied(model: nn.Module) -> dict[int, list[str]]:
-    names: dict[int, list[str]] = {}
-    for path, module, _ in base_modules(model):
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None:
-                names.setdefault(id(parameter), []).append(f"{path}.{leaf}" if path else leaf)
-    return {key: found for key, found in names.items() if len(found) > 1}
-
-
-def _check(adapter: Attached, tied: dict[int, list[str]]) -> None:
+def _check(adapter: Attached, tied: dict[str, list[str]]) -> None:
+    changing: dict[str, list[Placed]] = {}
     for item in adapter.placed:
         site, kind = item.site, type(item.piece).__name__
-        if not has_weight_form(item.piece):
+        if not item.piece.is_change():
             raise MergeError(
                 f"{item.label} at {site.name} cannot be merged: {kind} is no change of a weight."
                 " Keep the adapter attached instead."
@@ -122,19 +116,38 @@ def _check(adapter: Attached, tied: dict[int, list[str]]) -> None:
                 f"{item.label} at {site.name} cannot be merged: a {type(site.module).__name__} has"
                 " no weight that can be written without loss (quantised?)."
             )
-        names = tied.get(id(weight))
-        if names and _changes_weight(item.piece):
-            raise MergeError(
-                f"{item.label} at {site.name} cannot be merged: {names[0]} and {names[1]} are one"
-                " tied parameter, and merging would change both. Untie them first: give one"
-                " of the modules its own copy of the parameter."
-            )
+        if item.piece.changes_weight:
+            changing.setdefault(_name_of(item), []).append(item)
+    for name, items in changing.items():
+        if name in tied:
+            _check_tied(name, items, tied[name], changing)
 
 
-def _changes_weight(piece: Piece) -> bool:
-    return isinstance(piece, Reparam) or (
-        isinstance(piece, Delta) and overrides(piece, "weight_delta")
-    )
+def _name_of(item: Placed) -> str:
+    return f"{item.site.path}.{item.site.weight_name}".removeprefix(".")
+
+
+@torch.no_grad()
+def _check_tied(
+    name: str, items: list[Placed], names: list[str], changing: dict[str, list[Placed]]
+) -> None:
+    """Refuse to merge into a tied parameter, unless all its places change in the same way."""
+    module = items[0].site.module
+    stored = module._parameters[items[0].site.weight_name]
+    assert stored is not None
+    missing = next((other for other in names if other not in changing), None)
+    same = missing is None
+    if same:
+        merged = _folded_in_fp32(stored.data, items)
+        same = all(
+            torch.equal(_folded_in_fp32(stored.data, changing[other]), merged) for other in names
+        )
+    if not same:
+        raise MergeError(
+            f"{items[0].label} at {items[0].site.name} cannot be merged: {names[0]} and {names[1]}"
+            " are one tied parameter, and merging would change both. Untie them first: give one"
+            " of the modules its own copy of the parameter."
+        )
 
 
 def _layer(item: Placed) -> Layer | None:
@@ -144,23 +157,27 @@ def _layer(item: Placed) -> Layer | None:
 
 
 @torch.no_grad()
-def _fold(adapter: Attached, undo: list[Undo]) -> None:
+def _fold(adapter: Attached, undo: list[Undo], tied: dict[str, list[str]]) -> None:
     for swap in adapter.swaps:
         undo.append(Undo(*swap.places[0], swap.base.data))
         swap.base.data = swap.own.detach().to(swap.base, copy=True)
     by_weight: dict[tuple[int, str], list[Placed]] = {}
     for item in adapter.placed:
         by_weight.setdefault((id(item.site.module), item.site.weight_name), []).append(item)
+    folded_in: set[str] = set()  # tied parameters, all of whose places change in the same way
     for items in by_weight.values():
-        _fold_weight(items, undo)
+        name = _name_of(items[0])
+        if name not in folded_in:
+            _fold_weight(items, undo)
+            folded_in.update(tied.get(name, ()))
         _rebias(items, undo)
         for item in items:
-            if isinstance(item.piece, Delta) and overrides(item.piece, "bias_delta"):
+            if isinstance(item.piece, Delta) and item.piece.changes_bias:
                 _fold_bias(item, undo)
 
 
 def _fold_weight(items: list[Placed], undo: list[Undo]) -> None:
-    changing = [item for item in items if _changes_weight(item.piece)]
+    changing = [item for item in items if item.piece.changes_weight]
     if not changing:
         return
     module, name = changing[0].site.module, changing[0].site.weight_name
@@ -180,8 +197,8 @@ def _folded_in_fp32(stored: Tensor, items: list[Placed]) -> Tensor:
 def _rebias(items: list[Placed], undo: list[Undo]) -> None:
     site = items[0].site
     bias = site.module._parameters.get(site.bias_name)
-    reparams = [(i.piece, i.site.rows) for i in items if isinstance(i.piece, Reparam)]
-    if bias is None or not any(changes_bias(piece) for piece, _ in reparams):
+    reparams = [(i.piece, i.site.features) for i in items if isinstance(i.piece, Reparam)]
+    if bias is None or not any(piece.changes_bias for piece, _ in reparams):
         return
     undo.append(Undo(site.module, site.bias_name, bias.data))
     wide = torch.promote_types(bias.dtype, torch.float32)
@@ -195,17 +212,17 @@ def _fold_bias(item: Placed, undo: list[Undo]) -> None:
     bias = module._parameters.get("bias")
     if bias is None:
         whole = change
-        if site.rows is not None:
+        if site.features is not None:
             layer = _layer(item)
             assert layer is not None
             whole = change.new_zeros(layer.info(module).out_features)
-            whole[site.rows[0] : site.rows[1]] = change
+            whole[site.features[0] : site.features[1]] = change
         dtype = site.layer.dtype
         module._parameters["bias"] = nn.Parameter(whole.to(dtype), requires_grad=False)
         undo.append(Undo(module, "bias", None))
         return
     merged = bias.data.clone()
-    rows = slice(*site.rows) if site.rows else slice(None)
+    rows = slice(*site.features) if site.features else slice(None)
     merged[rows] += change.to(merged.dtype)
     undo.append(Undo(module, "bias", bias.data))
     bias.data = merged

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from peftcore.adapter.offer import place, prepare
+from peftcore.adapter.offer import offer, prepare
 from peftcore.errors import AttachError, ConfigError, TargetError, nearest
 from peftcore.method.examples import Examples
 from peftcore.method.method import Method, MethodChoice, Methods, make_methods
 from peftcore.method.pieces import Piece
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Backbone, backbone_named, backbone_of
+from peftcore.model.features import missing
 from peftcore.model.globs import path_matches, role_matches
-from peftcore.model.sites import ParameterInfo, Survey, check_targets, survey
-from peftcore.model.targets import per_role_fields, targets_of
+from peftcore.model.sites import ParameterInfo
+from peftcore.model.survey import Survey, check_targets, survey
+from peftcore.model.targets import Targets, per_role_fields, targets_of
 from peftcore.registry.installed import installed
 
 #: Labels under which full modules are stored.
@@ -45,30 +47,55 @@ class Selected:
         return ".".join(part for part in (self.info.path, self.label, self.info.leaf) if part)
 
 
+class Line(NamedTuple):
+    """One line of a plan's table.
+
+    Attributes:
+        method: label of the method, or ``modules_to_save`` or ``save_frozen``.
+        role: role of the sites or parameters.
+        sites: their number.
+        trainable: number of trainable parameters.
+    """
+
+    method: str
+    role: str
+    sites: int
+    trainable: int
+
+
 @dataclass
 class Plan:
     """What an adapter would put on a model; print it before anything is touched.
 
     Attributes:
         methods: the chosen methods, in order.
-        backbone: what knows the model.
         placed: the pieces, in model order.
         selected: base parameters with a value of their own.
-        base: number of parameters of the bare model.
-        blocks_base: number of parameters inside its blocks.
         modules_to_save, save_frozen: as they were given.
-        survey: what the walk over the model found; dropped once the plan is carried out.
+        survey: what the walk over the model found.
     """
 
-    methods: list[Method]
-    backbone: Backbone
+    methods: Methods
     placed: list[Placed]
     selected: list[Selected]
-    base: int
-    blocks_base: int
+    survey: Survey = field(repr=False)
     modules_to_save: tuple[str, ...] = ()
     save_frozen: tuple[str, ...] = ()
-    survey: Survey | None = field(repr=False, default=None)
+
+    @property
+    def backbone(self) -> Backbone:
+        """What knows the model."""
+        return self.survey.backbone
+
+    @property
+    def base(self) -> int:
+        """Number of parameters of the bare model."""
+        return self.survey.base
+
+    @property
+    def blocks_base(self) -> int:
+        """Number of parameters inside its blocks."""
+        return self.survey.blocks_base
 
     @property
     def head(self) -> int:
@@ -78,7 +105,7 @@ class Plan:
     @property
     def trainable(self) -> int:
         """Number of trainable parameters of the methods, without ``modules_to_save``."""
-        return sum(row[-1] for row in self.rows if row[0] not in (SAVED, FROZEN))
+        return sum(line.trainable for line in self.lines if line.method not in (SAVED, FROZEN))
 
     def percent(self, convention: str = "of_total") -> float:
         """Return the trainable share in percent.
@@ -97,21 +124,21 @@ class Plan:
         return 100 * self.trainable / whole[convention] if whole[convention] else float("nan")
 
     @property
-    def rows(self) -> list[tuple[str, str, int, int]]:
-        """(method, role, number of sites, trainable parameters), one row a method and role."""
+    def lines(self) -> list[Line]:
+        """The table of methods and roles."""
         table: dict[tuple[str, str], list[int]] = {}
         seen: set[int] = set()
         for item in self.placed:
             new = [p for p in item.piece.parameters() if p.requires_grad and id(p) not in seen]
             seen.update(map(id, new))
-            row = table.setdefault((item.label, item.site.role), [0, 0])
-            row[0] += 1
-            row[1] += sum(p.numel() for p in new)
+            line = table.setdefault((item.label, item.site.role), [0, 0])
+            line[0] += 1
+            line[1] += sum(p.numel() for p in new)
         for chosen in self.selected:
-            row = table.setdefault((chosen.label, chosen.info.role or "other"), [0, 0])
-            row[0] += 1
-            row[1] += chosen.info.parameter.numel() if chosen.trained else 0
-        return [(label, role, *counts) for (label, role), counts in table.items()]  # type: ignore
+            line = table.setdefault((chosen.label, chosen.info.role or "other"), [0, 0])
+            line[0] += 1
+            line[1] += chosen.info.parameter.numel() if chosen.trained else 0
+        return [Line(label, role, *counts) for (label, role), counts in table.items()]
 
     def __str__(self) -> str:
         return self.table()
@@ -119,7 +146,7 @@ class Plan:
     def table(self, convention: str = "of_total") -> str:
         """Return a table of methods and roles, with the trainable share in one convention."""
         lines = [f"{'method':<18}{'role':<26}{'sites':>7}{'trainable':>15}"]
-        lines += [f"{m:<18}{role:<26}{n:>7}{k:>15,}" for m, role, n, k in self.rows]
+        lines += [f"{m:<18}{role:<26}{n:>7}{k:>15,}" for m, role, n, k in self.lines]
         lines.append(
             f"trainable {self.trainable:,} of {self.base:,}"
             f" = {self.percent(convention):.4f} % {convention}"
@@ -173,37 +200,37 @@ def make_plan(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     examples: Examples | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    tokenizer: Any = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """Make and check a whole plan; the model is only read."""
     chosen = make_methods(_choices(methods, config))
-    knows = backbone_named(backbone) if backbone else backbone_of(model)
-    found = survey(model, knows)
-    _check_possible(chosen, knows)
-    problems = [p for m in chosen.methods for p in _problems(found, m)]
+    found = survey(model, backbone_named(backbone) if backbone else backbone_of(model))
+    _check_possible(chosen, found)
+    for method in chosen:
+        method.config = _with_stand_ins(method, found)
+    problems = [p for m in chosen for p in _problems(found, m)]
     if problems:
         raise TargetError(problems)
     sites = found.sites
     if device is not None:
         sites = [replace(site, layer=site.layer.on(device)) for site in sites]
-    prepare(chosen, model, sites, examples, state)
-    placed = place(chosen, found, sites, dtype)
+    on_meta = any(site.layer.device.type == "meta" for site in sites)
+    prepare(chosen, model, sites, examples, tensors, tokenizer, planned=on_meta)
+    placed = offer(chosen, found, sites, dtype, fresh=tensors is None and not on_meta)
     selected = _once(
         _whole(found, modules_to_save, SAVED),
         _select(chosen, found),
         _whole(found, save_frozen, FROZEN),
     )
-    for method in chosen.methods:
-        labels = {p.label for p in placed} | {s.label for s in selected}
+    labels = {p.label for p in placed} | {s.label for s in selected}
+    for method in chosen:
         if method.label not in labels:
             raise TargetError(
                 f"{method.label} found nothing to do in this model, or nothing that the methods"
                 " before it and modules_to_save had left."
             )
-    return Plan(
-        chosen.methods, knows, placed, selected, found.base, found.blocks_base,
-        tuple(modules_to_save), tuple(save_frozen), found,
-    )  # fmt: skip
+    return Plan(chosen, placed, selected, found, tuple(modules_to_save), tuple(save_frozen))
 
 
 def _choices(
@@ -219,11 +246,28 @@ def _choices(
     return [methods] if isinstance(methods, Mapping) else list(methods)
 
 
-def _check_possible(methods: Methods, backbone: Backbone) -> None:
-    for method in methods.methods:
-        reason = installed().impossible(method.name, backbone.name)
+def _check_possible(methods: Methods, found: Survey) -> None:
+    for method in methods:
+        reason = missing(found, installed().methods[method.name].needs)
         if reason:
-            raise AttachError(f"{method.name} cannot run on {backbone.name}: {reason}.")
+            raise AttachError(f"{method.name} cannot run on {found.backbone.name}: {reason}.")
+
+
+def _with_stand_ins(method: Method, found: Survey) -> Any:
+    """Return a method's configuration with defaults that name roles which this family has.
+
+    What the user wrote stays, so that an error can say what is wrong with it.
+    """
+    known, stands_in = found.roles(), found.backbone.stands_in
+    changed: dict[str, Targets] = {}
+    for field_, targets in targets_of(method.config).items():
+        lacking = [r for r in targets.roles if r not in known and r in stands_in]
+        if lacking and field_ not in method.config.model_fields_set:
+            roles = tuple(
+                dict.fromkeys(stands_in.get(r, r) if r in lacking else r for r in targets.roles)
+            )
+            changed[field_] = targets.model_copy(update={"roles": roles})
+    return method.config.model_copy(update=changed) if changed else method.config
 
 
 def _problems(found: Survey, method: Method) -> list[str]:
@@ -253,22 +297,20 @@ def _problems(found: Survey, method: Method) -> list[str]:
 
 
 def _select(methods: Methods, found: Survey) -> list[Selected]:
-    choosing = [m for m in methods.methods if hasattr(m, "peftcore_select_parameters")]
+    choosing = methods.each("peftcore_select_parameters")
     if not choosing:
         return []
     parameters = found.parameters
     by_name = {info.name: info for info in parameters}
     selected: dict[str, Selected] = {}
-    for method in choosing:
-        caller = methods.caller(method, "peftcore_select_parameters")
-        for names in caller(parameters=parameters):
-            for name in names:
-                if name not in by_name:
-                    raise AttachError(
-                        f"{method.name} selected {name!r}, which is no parameter of the model."
-                        f"{nearest(name, by_name)}"
-                    )
-                selected.setdefault(name, Selected(by_name[name], method.label))
+    for method, call in choosing:
+        for name in call(parameters=parameters) or ():
+            if name not in by_name:
+                raise AttachError(
+                    f"{method.name} selected {name!r}, which is no parameter of the model."
+                    f"{nearest(name, by_name)}"
+                )
+            selected.setdefault(name, Selected(by_name[name], method.label))
     return list(selected.values())
 
 

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from peftcore.adapter.state import state_of
-from peftcore.adapter.switch import switch
-from peftcore.errors import AttachError, UnknownName, nearest
-from peftcore.method.placed import Placed
-from peftcore.run.routed import Rows, routed
+from peftcore.adapter.state import Attached, state_of
+from peftcore.adapter.switch import check_names, opened
+from peftcore.errors import AttachError
+from peftcore.run.settings import ByRow
 
 
 @contextmanager
 def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     """Give each row of the batches that follow its own adapter; None is the bare base.
 
-    A batch of k times as many rows (beams, several samples a prompt) repeats each name k times.
+    A batch of k times as many rows (beams, several samples a prompt) repeats each name k times. It
+    holds for this thread or asyncio task; several may each have a route on one model.
 
     Args:
         model: a model with adapters.
@@ -34,46 +34,42 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
         ...     model(**batch_of_three)
     """
     state = state_of(model)
-    for name in names:
-        if name is not None and name not in state.adapters:
-            raise UnknownName(
-                f"this model has no adapter {name!r}.{nearest(name, state.adapters)}"
-                f" It has: {', '.join(state.adapters)}."
-            )
-    if state.merged:
-        raise AttachError(f"adapter {state.merged[-1][0]!r} is merged; unmerge it first.")
     used = list(dict.fromkeys(name for name in names if name is not None))
+    check_names(state, used)
+    if not names:
+        raise AttachError("route(model, []) names no row; give one name, or None, for each.")
     chosen = [state.adapters[name] for name in used]
     for adapter in chosen:
-        direct = next((p for p in adapter.placed if p.site.direct), None)
-        if direct is not None:
-            raise AttachError(
-                f"adapter {adapter.name!r} cannot be routed: the model reads the weight of"
-                f" {direct.site.name} directly, once for the whole batch."
-            )
-    assert state.holder is not None
-    before, wanted = state.active, state.holder.wanted
-    switch(state, tuple(used[:1]))  # makes the context wanted where any adapter uses it
-    wanted_by = [state.holder.wanted]
-    for name in used[1:]:
-        switch(state, (name,))
-        wanted_by.append(state.holder.wanted)
-    switch(state, ())
-    state.holder.wanted = any(wanted_by)
-    modules = {id(m): m for adapter in chosen for m in adapter.modules_touched()}
-    try:
-        rows = Rows([used.index(n) if n is not None else -1 for n in names])
-        for module in modules.values():
-            swaps = [
-                {leaf: s.own for s in a.swaps for m, leaf in s.places if m is module}
-                for a in chosen
-            ]
-            placed: dict[str, list[Placed]] = module._peftcore_placed  # type: ignore[assignment]
-            items = [placed.get(name, []) for name in used]
-            module.__dict__["_peftcore_program"] = routed(module, items, swaps, rows, state.holder)
+        _check_called(adapter)
+    index = [used.index(n) if n is not None else -1 for n in names]
+    setting = ByRow(
+        used, index, _swaps(chosen), state.holder,
+        wanted=any(adapter.uses_context for adapter in chosen),
+    )  # fmt: skip
+    with opened(state, setting, chosen):
         yield
-    finally:
-        for module in modules.values():
-            module.__dict__["_peftcore_program"] = None
-        switch(state, before)
-        state.holder.wanted = wanted
+
+
+def _check_called(adapter: Attached) -> None:
+    """Refuse an adapter that acts on weights which the model reads once for the whole batch."""
+    direct = next((p.site.name for p in adapter.placed if p.site.direct), None)
+    if direct is None:
+        read = adapter.plan.survey.read_directly
+        direct = next(
+            (s.selected.info.name for s in adapter.swaps if s.selected.info.name in read), None
+        )
+    if direct is not None:
+        raise AttachError(
+            f"adapter {adapter.name!r} cannot be routed: the model reads the weight of"
+            f" {direct} directly, once for the whole batch."
+        )
+
+
+def _swaps(chosen: Sequence[Attached]) -> dict[int, list[dict[str, nn.Parameter]]]:
+    """Return, by id of a module, the parameters there that each adapter brings."""
+    found: dict[int, list[dict[str, nn.Parameter]]] = {}
+    for i, adapter in enumerate(chosen):
+        for swap in adapter.swaps:
+            for module, leaf in swap.places:
+                found.setdefault(id(module), [{} for _ in chosen])[i][leaf] = swap.own
+    return found

@@ -11,13 +11,11 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from peftcore.adapter.attach import apply, check_name, remove
+from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.plan import Plan, make_plan
 from peftcore.adapter.state import STATE, Attached, state_of
 from peftcore.adapter.switch import base_only
 from peftcore.errors import CheckpointError, ConfigError
-from peftcore.method.method import Methods
-from peftcore.method.placed import Placed
 from peftcore.registry.hookspecs import GROUP
 from peftcore.registry.installed import installed
 from peftcore.store.checkpoint import DESCRIPTION, FORMAT, TENSORS, digest, read
@@ -55,21 +53,26 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
 
 def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
     """Return every tensor of an adapter by its name in a checkpoint, on the CPU."""
-    out: dict[str, Tensor] = {}
-    methods = Methods(adapter.methods)
-    for item in adapter.placed:
-        for name, tensor in _piece_state(methods, item).items():
-            out[f"{item.name}.{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
-    for swap in adapter.swaps:
-        assert swap.name not in out, f"a piece and the base both have a tensor {swap.name}"
-        out[swap.name] = swap.own.detach().to("cpu", copy=True).contiguous()
-    return out
+    found = _tensors(adapter.plan)
+    assert not set(found) & {s.name for s in adapter.swaps}, "a piece's tensor and the base's"
+    found |= {swap.name: swap.own for swap in adapter.swaps}
+    return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 
-def _piece_state(methods: Methods, item: Placed) -> Mapping[str, Tensor]:
-    method = next(m for m in methods.methods if m.label == item.label)
-    own = methods.caller(method, "peftcore_save_state")(site=item.site, piece=item.piece)
-    return own if own is not None else item.piece.state_dict()
+def _tensors(plan: Plan) -> dict[str, Tensor]:
+    """Return the tensors of all pieces by name; what several share stands once, at the first."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for item in plan.placed:
+        own = plan.methods.of(item.label, "peftcore_save_state")
+        tensors = own(site=item.site, piece=item.piece) if own else None
+        if tensors is None:
+            tensors = item.piece.state_dict(keep_vars=True)
+        for name, tensor in tensors.items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[f"{item.name}.{name}"] = tensor
+    return found
 
 
 def _describe(
@@ -132,7 +135,7 @@ def load_as(
 ) -> A:
     """Put a saved adapter on a model as an object of a kind; see :func:`peftcore.load`."""
     description, tensors = read(path)
-    check_name(model, name)
+    check_free(model, name, "load")
     _check_versions(description, path, allow_other_version)
     choices = [{"method": m["method"], **m["config"]} for m in description["methods"]]
     random_state = torch.get_rng_state()
@@ -140,7 +143,7 @@ def load_as(
         with base_only(model):
             plan = make_plan(
                 model, choices, {}, None, description["modules_to_save"],
-                description["save_frozen"], state=tensors,
+                description["save_frozen"], tensors=tensors,
             )  # fmt: skip
     except ConfigError as error:
         if error.exit_code == 3:
@@ -150,7 +153,7 @@ def load_as(
         # the random start of the pieces is overwritten below
         torch.set_rng_state(random_state)
     _check_base(model, plan, description, path, allow_other_base)
-    _check_fit(model, plan, tensors, path)
+    _check_fit(plan, tensors, path)
     adapter = apply(model, kind(name, model, plan))
     try:
         _fill(adapter, tensors)
@@ -198,15 +201,9 @@ def _check_base(
         )
 
 
-def _check_fit(
-    model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], path: str | Path
-) -> None:
-    methods = Methods(plan.methods)
-    expected: dict[str, tuple[int, ...]] = {}
-    for item in plan.placed:
-        state = _piece_state(methods, item)
-        expected.update({f"{item.name}.{k}": tuple(v.shape) for k, v in state.items()})
-    expected.update({s.name: tuple(s.info.parameter.shape) for s in plan.selected})
+def _check_fit(plan: Plan, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in _tensors(plan).items()}
+    expected |= {s.name: tuple(s.info.parameter.shape) for s in plan.selected}
     for name, shape in expected.items():
         if name not in tensors:
             raise CheckpointError(f"{path}: tensor {name} is missing, this model needs it.")
@@ -222,10 +219,7 @@ def _check_fit(
 
 @torch.no_grad()
 def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
-    methods = Methods(adapter.methods)
-    by_prefix: dict[str, dict[str, Tensor]] = {}
-    for item in adapter.placed:
-        by_prefix[item.name] = {}
+    by_prefix: dict[str, dict[str, Tensor]] = {item.name: {} for item in adapter.placed}
     of_base = {swap.name for swap in adapter.swaps}
     for name, tensor in tensors.items():
         prefix = _prefix(name, by_prefix)
@@ -233,11 +227,11 @@ def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
         if prefix is not None and name not in of_base:
             by_prefix[prefix][name[len(prefix) + 1 :]] = tensor
     for item in adapter.placed:
-        state = by_prefix[item.name]
-        method = next(m for m in adapter.methods if m.label == item.label)
-        call = methods.caller(method, "peftcore_load_state")
-        if not call(site=item.site, piece=item.piece, state=state):
-            item.piece.load_state_dict(state)
+        own = by_prefix[item.name]
+        put_back = adapter.methods.of(item.label, "peftcore_load_state")
+        if not (put_back and put_back(site=item.site, piece=item.piece, tensors=own)):
+            # what is missing here is shared and stands at another piece; all names were checked
+            item.piece.load_state_dict(own, strict=False)
     for swap in adapter.swaps:
         swap.own.copy_(tensors[swap.name])
 

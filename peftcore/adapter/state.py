@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from peftcore.adapter.plan import Plan, Selected
 from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.method import Method, Methods
+from peftcore.method.pieces import Around, Piece, Reparam
 from peftcore.method.placed import Placed
 from peftcore.run.holder import ContextHolder
+from peftcore.run.seat import seat_of
 
-STATE = "_peftcore"
+#: Name of the state among the attributes of a model that carries adapters.
+STATE = "_peftcore_adapters"
 
 
 class Swap:
@@ -39,7 +42,13 @@ class Swap:
         """Name in a checkpoint."""
         return self.selected.name
 
-    def place(self, *, own: bool) -> None:
+    @property
+    def is_in(self) -> bool:
+        """Whether the adapter's own parameter sits in the modules."""
+        module, leaf = self.places[0]
+        return module._parameters.get(leaf) is self.own
+
+    def put_in(self, *, own: bool) -> None:
         """Put the adapter's own parameter, or the base's, into the modules."""
         coming, going = (self.own, self.base) if own else (self.base, self.own)
         if going.dtype != self._dtypes[not own]:
@@ -51,8 +60,7 @@ class Swap:
         for module, leaf in self.places:
             module._parameters[leaf] = coming
             if self.own.dtype != self.base.dtype:
-                casts: dict[str, torch.dtype] = module._peftcore_casts  # type: ignore[assignment]
-                casts[leaf] = self.base.dtype
+                seat_of(module).casts[leaf] = self.base.dtype
 
 
 class Attached:
@@ -70,9 +78,14 @@ class Attached:
         self.model: nn.Module | None = model
         self.plan = plan
         self.swaps: list[Swap] = []
+        #: A piece of it uses the context of the call.
+        self.uses_context = any(_uses_context(item.piece) for item in plan.placed)
+        self._by_label: dict[str, list[Placed]] = {}
+        for item in plan.placed:
+            self._by_label.setdefault(item.label, []).append(item)
 
     @property
-    def methods(self) -> list[Method]:
+    def methods(self) -> Methods:
         """The methods, in order."""
         return self.plan.methods
 
@@ -117,29 +130,36 @@ class Attached:
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return factors of the learning rate for the parameters that have one other than 1."""
         found: dict[nn.Parameter, float] = {}
-        methods = Methods(self.methods)
-        for method in self.methods:
-            if not hasattr(method, "peftcore_learning_rates"):
-                continue
-            caller = methods.caller(method, "peftcore_learning_rates")
+        for method, call in self.methods.each("peftcore_learning_rates"):
             for item in self._placed_by(method):
                 tensors = dict(item.piece.named_parameters())
-                for name, factor in (caller(site=item.site, piece=item.piece) or {}).items():
+                for name, factor in (call(site=item.site, piece=item.piece) or {}).items():
                     if factor != 1:
                         found[tensors[name]] = factor
         return found
+
+    def before_run(self, steps: int) -> None:
+        """Let the methods prepare for training, or refuse it, before the first step.
+
+        ``peftcore train`` calls it by itself.
+
+        Args:
+            steps: number of steps of the whole run.
+        """
+        for method, call in self.methods.each("peftcore_before_run"):
+            call(placed=self._placed_by(method), steps=steps)
 
     def extra_loss(self) -> Tensor | float:
         """Return what the methods add to the loss of a step, 0.0 where they add nothing.
 
         Add it before ``backward``; ``peftcore train`` does so by itself.
         """
-        parts: list[Tensor] = []
-        methods = Methods(self.methods)
-        for method in self.methods:
-            if hasattr(method, "peftcore_extra_loss"):
-                caller = methods.caller(method, "peftcore_extra_loss")
-                parts += caller(placed=self._placed_by(method))
+        callers = self.methods.each("peftcore_extra_loss")
+        if not callers:
+            return 0.0
+        kept = state_of(self.carrier()).holder.current.take_kept()
+        found = [call(placed=self._placed_by(m), kept=kept) for m, call in callers]
+        parts: list[Tensor] = [part for part in found if part is not None]
         return sum((part.to(parts[0].device) for part in parts), start=0.0)
 
     def after_step(self, step: int, steps: int) -> None:
@@ -151,15 +171,23 @@ class Attached:
             step: number of the step that was taken, from 1.
             steps: number of steps of the whole run.
         """
-        methods = Methods(self.methods)
+        callers = self.methods.each("peftcore_after_step")
+        if callers:
+            with torch.no_grad():
+                for method, call in callers:
+                    call(placed=self._placed_by(method), step=step, steps=steps)
+
+    def after_run(self) -> None:
+        """Let the methods act once after the last step, before the adapter is saved.
+
+        ``peftcore train`` calls it by itself.
+        """
         with torch.no_grad():
-            for method in self.methods:
-                if hasattr(method, "peftcore_after_step"):
-                    caller = methods.caller(method, "peftcore_after_step")
-                    caller(placed=self._placed_by(method), step=step, steps=steps)
+            for method, call in self.methods.each("peftcore_after_run"):
+                call(placed=self._placed_by(method))
 
     def _placed_by(self, method: Method) -> list[Placed]:
-        return [item for item in self.placed if item.label == method.label]
+        return self._by_label.get(method.label, [])
 
     def modules_touched(self) -> list[nn.Module]:
         """Return the modules that carry a piece or a value of this adapter, once each."""
@@ -203,25 +231,34 @@ class Attached:
         return self.model
 
 
+def _uses_context(piece: Piece) -> bool:
+    through = isinstance(piece, Reparam) and piece.through_uses_context
+    return piece.uses_context or through or (isinstance(piece, Around) and piece.widens)
+
+
 class ModelState:
     """What peftcore knows of one model that carries adapters.
 
     Attributes:
         adapters: by name, in the order in which they were attached.
-        active: names of the active ones, in order.
+        active: names of the active ones outside of blocks, in order.
         merged: merges that can be undone, oldest first: (name, undo entries).
         frozen: base parameters that attaching froze.
-        holder: the context of the batch that is running.
+        holder: the context of the batch that is running, and the open blocks.
         entry: module whose call makes the context, once a piece needs one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, holder: ContextHolder) -> None:
         self.adapters: dict[str, Attached] = {}
         self.active: tuple[str, ...] = ()
         self.merged: list[tuple[str, list[Any]]] = []
         self.frozen: list[nn.Parameter] = []
-        self.holder: ContextHolder | None = None
+        self.holder = holder
         self.entry: nn.Module | None = None
+
+    def swapped(self) -> list[Attached]:
+        """Return the adapters whose own values of base parameters sit in the modules."""
+        return [a for a in self.adapters.values() if a.swaps and a.swaps[0].is_in]
 
 
 def state_of(model: nn.Module) -> ModelState:

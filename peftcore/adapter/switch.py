@@ -1,7 +1,8 @@
-"""Which adapters take part in a model's forward."""
+"""Which adapters take part in a forward: of all threads, and inside blocks of one of them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,36 +10,42 @@ from torch import Tensor, nn
 
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.errors import AttachError, UnknownName, nearest
-from peftcore.method.pieces import Around, Transform
-from peftcore.method.placed import Placed
+from peftcore.run.holder import Block, Setting
 from peftcore.run.program import Program
+from peftcore.run.seat import seat_of
+from peftcore.run.settings import Chosen
 
 
 def switch(state: ModelState, names: tuple[str, ...]) -> None:
     """Make exactly these adapters active; only the modules that they touch are visited."""
     coming = [state.adapters[name] for name in names]
-    _check_disjoint(coming)
+    check_disjoint(coming)
     going = [state.adapters[n] for n in state.active if n in state.adapters]
-    for adapter in going:
-        for swap in adapter.swaps:
-            swap.place(own=False)
-    modules = {id(m): m for adapter in (*going, *coming) for m in adapter.modules_touched()}
-    assert state.holder is not None
-    for module in modules.values():
-        by_name: dict[str, list[Placed]] = module._peftcore_placed  # type: ignore[assignment]
-        items = [item for name in names for item in by_name.get(name, ())]
-        program = Program(module, items, state.holder) if items else None
-        module.__dict__["_peftcore_program"] = program
-    for adapter in coming:
-        for swap in adapter.swaps:
-            swap.place(own=True)
+    put_in(going, own=False)
+    for module in modules_of((*going, *coming)):
+        seat = seat_of(module)
+        items = [item for name in names for item in seat.placed.get(name, ())]
+        seat.program = Program(module, items, state.holder) if items else None
+    put_in(coming, own=True)
     state.active = names
-    state.holder.wanted = any(
-        isinstance(item.piece, Transform | Around) for a in coming for item in a.placed
-    )
+    state.holder.wanted = any(adapter.uses_context for adapter in coming)
+    state.holder.setting_changes += 1
 
 
-def _check_disjoint(chosen: Sequence[Attached]) -> None:
+def put_in(adapters: Sequence[Attached], *, own: bool) -> None:
+    """Put the adapters' own values of base parameters, or the base's, into the modules."""
+    for adapter in adapters:
+        for swap in adapter.swaps:
+            swap.put_in(own=own)
+
+
+def modules_of(adapters: Sequence[Attached]) -> list[nn.Module]:
+    """Return the modules that adapters touch, once each."""
+    return list({id(m): m for adapter in adapters for m in adapter.modules_touched()}.values())
+
+
+def check_disjoint(chosen: Sequence[Attached]) -> None:
+    """Refuse adapters that hold values for the same base parameter."""
     owners: dict[str, str] = {}
     for adapter in chosen:
         for swap in adapter.swaps:
@@ -51,49 +58,137 @@ def _check_disjoint(chosen: Sequence[Attached]) -> None:
             owners[name] = adapter.name
 
 
-def activate(model: nn.Module, *names: str) -> None:
-    """Make exactly these adapters active, in this order; none switches all off.
-
-    Raises:
-        UnknownName: the model has no adapter of that name.
-        AttachError: two of them hold values for the same base parameter, or one is merged.
-    """
-    state = state_of(model)
+def check_names(state: ModelState, names: Sequence[str]) -> None:
+    """Refuse names that the model has no adapter of, and any name while one is merged."""
     for name in names:
         if name not in state.adapters:
             raise UnknownName(
                 f"this model has no adapter {name!r}.{nearest(name, state.adapters)}"
                 f" It has: {', '.join(state.adapters)}."
             )
-    if len(set(names)) < len(names):
-        raise AttachError(f"an adapter is named twice: {', '.join(names)}.")
+    check_unmerged(state)
+
+
+def check_unmerged(state: ModelState) -> None:
+    """Refuse what cannot be done while an adapter is merged."""
     if state.merged:
         raise AttachError(f"adapter {state.merged[-1][0]!r} is merged; unmerge it first.")
-    switch(state, tuple(names))
+
+
+def check_outside(state: ModelState, what: str) -> None:
+    """Refuse what cannot be done while a block is open, in whatever thread.
+
+    Args:
+        state: of the model.
+        what: what is to be done, such as ``attach``.
+    """
+    if state.holder.blocks:
+        raise AttachError(
+            f"{what} inside of route(...) or disabled(...): leave the block first, which would"
+            " otherwise give back what is not there any more."
+        )
+
+
+def activate(model: nn.Module, *names: str) -> None:
+    """Make exactly these adapters active, in this order; none switches all off.
+
+    Inside of ``route`` or ``disabled`` it holds until that block is left.
+
+    Raises:
+        UnknownName: the model has no adapter of that name.
+        AttachError: two of them hold values for the same base parameter, or one is merged.
+    """
+    state = state_of(model)
+    check_names(state, names)
+    if len(set(names)) < len(names):
+        raise AttachError(f"an adapter is named twice: {', '.join(names)}.")
+    block = state.holder.block()
+    if block is None:
+        check_alone(state, [state.adapters[n] for n in (*state.active, *names)])
+        switch(state, tuple(names))
+        return
+    chosen = [state.adapters[name] for name in names]
+    check_disjoint(chosen)
+    check_alone(state, chosen)
+    block.setting = Chosen(names, state.holder, wanted=any(a.uses_context for a in chosen))
+    state.holder.setting_changes += 1
+    settle(state)
+
+
+def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:
+    """Refuse to change base parameters while another thread is inside a block of this model."""
+    holding = next((a for a in (*adapters, *state.swapped()) if a.swaps), None)
+    here = threading.get_ident()
+    if holding is not None and any(block.owner != here for block in state.holder.blocks):
+        raise AttachError(
+            f"adapter {holding.name!r} holds values of its own for base parameters, which all"
+            " threads share, and another thread is inside route(...) or disabled(...). Serve such"
+            " adapters from one thread."
+        )
+
+
+def settle(state: ModelState) -> None:
+    """Let the values in the modules be those that the open blocks ask for."""
+    block = state.holder.blocks[-1] if state.holder.blocks else None
+    setting = None if block is None else block.setting
+    names = state.active if block is None else setting.names if isinstance(setting, Chosen) else ()
+    wanted = [a for n in names if (a := state.adapters.get(n)) is not None and a.swaps]
+    have = state.swapped()
+    if [a.name for a in wanted] != [a.name for a in have]:
+        put_in(have, own=False)
+        put_in(wanted, own=True)
+
+
+@contextmanager
+def opened(state: ModelState, setting: Setting, adapters: Sequence[Attached]) -> Iterator[Block]:
+    """Open a block of this thread or task, and leave it as it was found.
+
+    Args:
+        state: of the model.
+        setting: what runs inside.
+        adapters: those that it runs.
+
+    Raises:
+        AttachError: base parameters would change under another thread.
+    """
+    check_alone(state, adapters)
+    block = state.holder.enter(setting)
+    try:
+        settle(state)
+        yield block
+    finally:
+        state.holder.leave(block)
+        settle(state)
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Switch all adapters off for a while; the outputs are the base's, bit for bit."""
+    """Switch all adapters off for a while; the outputs are the base's, bit for bit.
+
+    It holds for this thread or asyncio task, and nests with ``route`` and itself in any order.
+
+    Raises:
+        AttachError: an adapter is merged.
+    """
     state = state_of(model)
-    if state.merged:
-        raise AttachError(f"adapter {state.merged[-1][0]!r} is merged; unmerge it first.")
-    before = state.active
-    switch(state, ())
-    try:
+    check_unmerged(state)
+    with opened(state, Chosen((), state.holder, wanted=False), ()):
         yield
-    finally:
-        switch(state, before)
 
 
 @contextmanager
 def base_only(model: nn.Module) -> Iterator[None]:
     """Let a plan see the base's parameters, whatever is active; a bare model is fine too."""
-    if STATE not in model.__dict__ or state_of(model).merged:
+    state: ModelState | None = model.__dict__.get(STATE)
+    if state is None or state.merged:
         yield
         return
-    with disabled(model):
+    active = state.active
+    switch(state, ())
+    try:
         yield
+    finally:
+        switch(state, active)
 
 
 @contextmanager
@@ -107,7 +202,6 @@ def prompt(model: nn.Module, lengths: Tensor) -> Iterator[None]:
         lengths: [B] integers.
     """
     holder = state_of(model).holder
-    assert holder is not None
     before, holder.lengths = holder.lengths, lengths
     try:
         yield

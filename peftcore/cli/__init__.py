@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         spec = _plugin_commands().get(cmd_name)
         if spec is None:
             return None
-        from peftcore.registry.installed import resolve
+        from peftcore.registry.references import resolve
 
         return resolve(spec.command)  # type: ignore[no-any-return]
 

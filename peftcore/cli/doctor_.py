@@ -8,13 +8,13 @@ import click
 
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import PluginError, nearest
+from peftcore.registry.checking import REFERENCE_FIELDS
 from peftcore.registry.installed import (
     DISABLE,
-    REFERENCE_FIELDS,
     disabled_plugins,
     installed,
-    resolve,
 )
+from peftcore.registry.references import resolve
 
 _LIBRARIES = ("peftcore", "torch", "transformers", "accelerate", "pluggy", "pydantic")
 

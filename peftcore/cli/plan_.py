@@ -11,7 +11,8 @@ import click
 from peftcore.cli import _completion
 from peftcore.cli._tables import print_json
 from peftcore.errors import ConfigError, UnknownName
-from peftcore.registry.installed import installed, resolve
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,9 +164,7 @@ def _as_data(made: Plan, width: int) -> dict[str, Any]:
         "head": made.head,
         "base": made.base,
         "percent": {c: share if share == share else None for c, share in shares.items()},
-        "rows": [
-            dict(zip(("method", "role", "sites", "trainable"), r, strict=True)) for r in made.rows
-        ],
+        "lines": [line._asdict() for line in made.lines],
         "bytes": _memory(made, width),
     }
 

@@ -7,7 +7,8 @@ import click
 from peftcore.cli import _completion
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import UnknownName, nearest
-from peftcore.registry.installed import CORE, installed, resolve
+from peftcore.registry.installed import CORE, installed
+from peftcore.registry.references import resolve
 
 _KINDS = ("methods", "backbones", "tasks", "sources")
 
@@ -55,14 +56,15 @@ def _more(kind: str, spec: Any) -> dict[str, Any]:
         return {
             "paper": spec.paper,
             "start": "the base's outputs" if spec.identity_at_start else "not the base's outputs",
-            "not on": {
-                name: reason
-                for name in sorted(installed().backbones)
-                if (reason := installed().impossible(spec.name, name))
-            },
+            "needs": [installed().features[name].summary for name in spec.needs],
+            "docs": spec.docs,
         }
     if kind == "backbones":
-        return {"roles": sorted(resolve(spec.backbone).roles), "sizes": list(spec.configs)}
+        return {
+            "roles": sorted(resolve(spec.backbone).roles),
+            "sizes": list(spec.configs),
+            "docs": spec.docs,
+        }
     if kind == "sources":
         return {"is": spec.kind, "licence": spec.licence}
     return {}

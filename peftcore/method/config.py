@@ -1,7 +1,163 @@
-"""Configuration of methods."""
+"""Configuration of methods, and the marks by which its fields say where a value can act."""
 
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd, sqrt
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field
+
+from peftcore.model.targets import PerRole, Targets, per_role_fields, setting_for
 from peftcore.schema import Strict
+
+if TYPE_CHECKING:
+    from peftcore.model.sites import Site
 
 
 class MethodConfig(Strict):
     """Base of the configuration of every method."""
+
+    def at(self, site: Site) -> Self:
+        """Return the configuration with every per-role field settled for one site.
+
+        Raises:
+            ConfigError: a per-role field has no value for it.
+        """
+        per_role = per_role_fields(self)
+        if not per_role:
+            return self
+        return self.model_copy(
+            update={n: setting_for(v, site.role, site.path) for n, v in per_role.items()}
+        )
+
+
+class Mark(ABC):
+    """What a field says of the sites at which its value can act; put it into ``Annotated``."""
+
+    @abstractmethod
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Return why a value cannot act at a site and what to write, or an empty string.
+
+        Args:
+            field: name of the field.
+            value: its value, settled for the site.
+            site: a site that is targeted.
+        """
+
+
+@dataclass(frozen=True)
+class AtMost(Mark):
+    """The value is at most a size of the layer.
+
+    Attributes:
+        size: the size.
+        what: what the size is, for the sentence; ``{most}`` stands for it.
+    """
+
+    size: Callable[[Site], int]
+    what: str = "which has room for {most}"
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse a larger value."""
+        most = self.size(site)
+        if value is None or value <= most:
+            return ""
+        return (
+            f"{field} {value} is above the size of {site.here}, {self.what.format(most=most)}."
+            f" Write {field}: {most} or less, or for this role alone"
+            f' {field}: {{"{site.role}": {most}, "default": {value}}}.'
+        )
+
+
+@dataclass(frozen=True)
+class Divides(Mark):
+    """The value divides sizes of the layer; None always does.
+
+    Attributes:
+        sizes: the sizes.
+    """
+
+    sizes: Callable[[Site], tuple[int, ...]]
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse a value that leaves a rest."""
+        if value is None:
+            return ""
+        for size in self.sizes(site):
+            if size % value:
+                near = gcd(value, *self.sizes(site))
+                return (
+                    f"{value} does not divide {size}, a size of {site.here}. Write {field}: {near}."
+                )
+        return ""
+
+
+@dataclass(frozen=True)
+class NeedsCall(Mark):
+    """A value other than ``off`` acts in the layer's call, so that it needs one.
+
+    Attributes:
+        off: the value that needs none.
+    """
+
+    off: Any = 0
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse a value at a site whose weight the model reads without calling the layer."""
+        if not site.direct or value == self.off or value is None:
+            return ""
+        off = json.dumps(self.off)
+        return (
+            f"{field} {value} cannot act at {site.here}: the model reads the weight there and never"
+            f" calls the layer. Write {field}: {off}, or leave it out with exclude."
+        )
+
+
+def smaller_side(site: Site) -> int:
+    """Return the largest rank that a weight, [out, in, ...], can have."""
+    shape = site.layer.weight_shape
+    inside = 1
+    for size in shape[2:]:
+        inside *= size
+    return min(site.layer.out_features, site.layer.in_features * inside)
+
+
+def both_sides(site: Site) -> tuple[int, int]:
+    """Return the widths of a layer's input and output."""
+    return site.layer.in_features, site.layer.out_features
+
+
+#: A rank that the weight can have.
+Rank = Annotated[
+    PerRole[Annotated[int, Field(ge=1)]],
+    AtMost(smaller_side, "whose weight has rank {most} at most"),
+]
+
+
+class LowRankConfig(MethodConfig):
+    """What low-rank updates have in common; each field may be given per role."""
+
+    rank: Rank = Field(
+        8, description="Rank r of the update; at most the smaller side of the layer."
+    )
+    alpha: PerRole[Annotated[float, Field(gt=0)] | None] = Field(
+        None,
+        description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
+    )
+    dropout: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
+        0.0, description="Dropout on the input of the update, in training."
+    )
+    targets: Targets = Field(
+        Targets.model_validate(["attention.query", "attention.value"]),
+        description="Layers to update.",
+    )
+
+    def scale(self, *, root: bool = False) -> float:
+        """Return alpha / rank of a settled configuration; alpha / sqrt(rank) with ``root``."""
+        assert not isinstance(self.rank, dict) and not isinstance(self.alpha, dict)
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (sqrt(self.rank) if root else self.rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftcore.registry.hookspecs import hookspec
 
@@ -29,7 +29,8 @@ class Adapting:
         model: nn.Module,
         sites: Sequence[Site],
         examples: Examples | None,
-        state: Mapping[str, Tensor] | None,
+        tensors: Mapping[str, Tensor] | None,
+        tokenizer: Any,
     ) -> None:
         """Look at the whole model, and at data, before the first piece is made.
 
@@ -42,8 +43,9 @@ class Adapting:
                 a plan is made.
             examples: data to learn a start from; None where the method asks for none
                 (``Method.examples``), in plans, and where a checkpoint is loaded.
-            state: the tensors of the checkpoint that is being loaded, by their names there; sizes
-                of pieces may follow them. None where a new adapter is made.
+            tensors: those of the checkpoint that is being loaded, by their names there; sizes of
+                pieces may follow them. None where a new adapter is made.
+            tokenizer: what turns text into the model's inputs; None where none was given.
         """
 
     @hookspec
@@ -65,29 +67,42 @@ class Adapting:
         Called once for each site of the model. The model must not be changed here.
         """
 
-    @hookspec(firstresult=True)
+    @hookspec
     def peftcore_save_state(self, site: Site, piece: Piece) -> Mapping[str, Tensor] | None:
         """Return the tensors to store for a piece; None stores ``piece.state_dict()``."""
 
-    @hookspec(firstresult=True)
+    @hookspec
     def peftcore_load_state(
-        self, site: Site, piece: Piece, state: Mapping[str, Tensor]
+        self, site: Site, piece: Piece, tensors: Mapping[str, Tensor]
     ) -> bool | None:
         """Put stored tensors into a piece and return True; None loads them as a state dict.
 
         Names and shapes have been checked against what saving this piece would store.
         """
 
-    @hookspec(firstresult=True)
+    @hookspec
     def peftcore_learning_rates(self, site: Site, piece: Piece) -> Mapping[str, float] | None:
         """Return factors of the learning rate for tensors of a piece, by name; others have 1."""
 
     @hookspec
-    def peftcore_extra_loss(self, placed: Sequence[Placed]) -> Tensor | None:
+    def peftcore_before_run(self, placed: Sequence[Placed], steps: int) -> None:
+        """Prepare for training, or refuse it, before the first step of a run or of its resumption.
+
+        Args:
+            placed: the method's pieces with their sites, in model order.
+            steps: number of steps of the whole run.
+        """
+
+    @hookspec
+    def peftcore_extra_loss(
+        self, placed: Sequence[Placed], kept: Mapping[Piece, Sequence[Any]]
+    ) -> Tensor | None:
         """Return a scalar to add to the loss of each step, such as a penalty.
 
         Args:
             placed: the method's pieces with their sites, in model order.
+            kept: what pieces kept with ``context.keep(piece, value)`` in the last call of the
+                model, in the order of keeping; it is dropped when this hook returns.
         """
 
     @hookspec
@@ -98,4 +113,12 @@ class Adapting:
             placed: the method's pieces with their sites, in model order.
             step: number of the step that was taken, from 1.
             steps: number of steps of the whole run.
+        """
+
+    @hookspec
+    def peftcore_after_run(self, placed: Sequence[Placed]) -> None:
+        """Act on the pieces once, after the last step of a run and before they are stored.
+
+        Args:
+            placed: the method's pieces with their sites, in model order.
         """

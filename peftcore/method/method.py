@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import pluggy
 
-from peftcore.errors import ConfigError, PluginError, TargetError, nearest
+from peftcore.errors import ConfigError, PluginError, nearest
 from peftcore.method.config import MethodConfig
 from peftcore.method.hookspecs import Adapting
-from peftcore.registry.installed import installed, resolve
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 from peftcore.schema import validated
 
-if TYPE_CHECKING:
-    from peftcore.model.sites import Site
-
+T = TypeVar("T")
 MethodChoice = str | Mapping[str, Any]
+#: Options of ``hookimpl`` that order or wrap implementations of several plugins.
+_OPTIONS = ("wrapper", "hookwrapper", "tryfirst", "trylast", "optionalhook", "specname")
 
 
 class Method:
     """One chosen method with its configuration; implements hooks of :class:`Adapting`.
+
+    What a method keeps on itself between hooks, such as what it found in ``peftcore_prepare``,
+    lives as long as the adapter.
 
     Attributes:
         config: the validated configuration.
@@ -30,51 +35,88 @@ class Method:
 
     name: str = ""
     label: str = ""
+    #: The method can be chosen together with others.
+    composes: ClassVar[bool] = True
 
     def __init__(self, config: MethodConfig):
         self.config: Any = config
+        self._shared: dict[Hashable, Any] = {}
 
     @property
     def examples(self) -> int:
         """Number of examples that the method looks at before it is attached."""
         return 0
 
-    def check_linear(self, site: Site, does: str) -> None:
-        """Refuse a targeted site that is no linear layer.
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what several pieces of this adapter share, made when it is first asked for.
+
+        A parameter, or a module that holds parameters and buffers: each piece that uses it takes it
+        as an attribute. It is counted once, stored once, under the first of these pieces, and moves
+        with the model.
 
         Args:
-            site: the site.
-            does: what the method does with linear layers, as the beginning of a sentence.
-
-        Raises:
-            TargetError: it is none.
+            key: what tells it from other shared things of this method, such as a size.
+            make: makes it; its parameters may be set to their start here.
         """
-        if site.layer.kind != "linear":
-            raise TargetError(
-                f"{self.label}.targets: {site.here} is of kind {site.layer.kind}; {does}. Name the"
-                " layers inside it, or leave it out with exclude."
-            )
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: T = self._shared[key]
+        return found
 
 
-class Methods:
-    """The methods of one adapter, in the order of the recipe."""
+class Methods(Sequence[Method]):
+    """The methods of one adapter, in the order of the recipe; asked about their hooks once."""
 
     def __init__(self, methods: Sequence[Method]):
-        self.methods = list(methods)
-        self._manager = pluggy.PluginManager("peftcore")
-        self._manager.add_hookspecs(Adapting)
-        # pluggy calls the last registered first; the recipe's first shall be first
-        for method in reversed(self.methods):
-            _check_hooks(method)
-            try:
-                self._manager.register(method, name=method.label)
-            except pluggy.PluginValidationError as error:
-                raise PluginError(f"method {method.name}: {error}") from error
+        self._methods = list(methods)
+        self._callers = _callers(self._methods)
 
-    def caller(self, method: Method, hook: str) -> Any:
-        """Return a caller of one hook that reaches only one method."""
-        others = [m for m in self.methods if m is not method]
-        return self._manager.subset_hook_caller(hook, others)
+    def each(self, hook: str) -> list[tuple[Method, Callable[..., Any]]]:
+        """Return the methods that implement a hook, each with what calls it there.
+
+        It is called with all arguments of the hook, by name.
+        """
+        return self._callers.get(hook, [])
+
+    def of(self, label: str, hook: str) -> Callable[..., Any] | None:
+        """Return what calls a hook of one method, or None where it does not implement it."""
+        return next((call for m, call in self.each(hook) if m.label == label), None)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._methods[index]
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter(self._methods)
+
+    def __reduce__(self) -> Any:
+        return Methods, (self._methods,)
+
+
+def _callers(methods: Sequence[Method]) -> dict[str, list[tuple[Method, Callable[..., Any]]]]:
+    """Register methods with pluggy, which checks names and arguments, and sort what they bring."""
+    manager = pluggy.PluginManager("peftcore")
+    manager.add_hookspecs(Adapting)
+    found: dict[str, list[tuple[Method, Callable[..., Any]]]] = {}
+    for method in methods:
+        _check_hooks(method)
+        try:
+            manager.register(method, name=method.label)
+        except pluggy.PluginValidationError as error:
+            wrong = " ".join(str(error).split()).partition("Argument(s)")[2]
+            what = f"the arguments {wrong.strip()}" if wrong else str(error)
+            raise PluginError(f"method {method.name}: {what}") from error
+        for caller in manager.get_hookcallers(method) or ():
+            impl = next(i for i in caller.get_hookimpls() if i.plugin is method)
+            call = partial(_call, impl.function, impl.argnames)
+            found.setdefault(caller.name, []).append((method, call))
+    return found
+
+
+def _call(function: Callable[..., Any], names: Sequence[str], /, **given: Any) -> Any:
+    return function(*[given[name] for name in names])
 
 
 def _check_hooks(method: Method) -> None:
@@ -86,8 +128,16 @@ def _check_hooks(method: Method) -> None:
             raise PluginError(
                 f"method {method.name}: {name} is not a hook of methods.{nearest(name, known)}"
             )
-        if not hasattr(getattr(method, name), "peftcore_impl"):
+        options = getattr(getattr(method, name), "peftcore_impl", None)
+        if options is None:
             raise PluginError(f"method {method.name}: {name} lacks @hookimpl.")
+        for option in _OPTIONS:
+            if options.get(option):
+                raise PluginError(
+                    f"method {method.name}: {name} is marked with {option}, which hooks of methods"
+                    " do not have: methods are called in the order of the recipe. Write @hookimpl"
+                    " alone."
+                )
 
 
 def make_methods(choices: Sequence[MethodChoice]) -> Methods:
@@ -121,6 +171,9 @@ def make_methods(choices: Sequence[MethodChoice]) -> Methods:
         same = sum(m.name == name for m in made)
         method.name, method.label = name, f"{name}-{same + 1}" if same else name
         made.append(method)
+    alone = next((m for m in made if not m.composes), None)
+    if alone is not None and len(made) > 1:
+        problems.append(f"methods: {alone.name} goes with no other method; choose it alone.")
     if problems:
         raise ConfigError(problems)
     return Methods(made)

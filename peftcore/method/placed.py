@@ -31,6 +31,6 @@ class Placed:
 
     def child(self, adapter: str) -> str:
         """Return the name of the piece in the container of its module."""
-        role = f"[{self.site.role.replace('.', '-')}]" if self.site.rows else ""
+        role = f"[{self.site.role.replace('.', '-')}]" if self.site.features else ""
         key = f"/{self.key}" if self.key else ""
         return f"{adapter}/{self.label}{role}{key}"

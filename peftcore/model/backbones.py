@@ -16,7 +16,8 @@ from peftcore.model.context import Context
 from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.roles import check_role
 from peftcore.model.walk import CONTAINER
-from peftcore.registry.installed import installed, resolve, resolve_source
+from peftcore.registry.installed import installed, resolve_source
+from peftcore.registry.references import resolve
 
 
 @dataclass
@@ -50,12 +51,24 @@ class Backbone:
     direct_weights: ClassVar[Sequence[str]] = ()
     #: Methods of the model, other than ``forward``, that generate from a prompt.
     generating: ClassVar[Sequence[str]] = ("generate",)
+    #: Features (:data:`FEATURES`) of every model of the family that cannot be found in its modules.
+    has: ClassVar[Sequence[str]] = ("tokens", "bidirectional", "one-pass", "own-queries")
+    #: Feature to why the family does not have it, where a sentence says more than its absence.
+    lacks: ClassVar[Mapping[str, str]] = {}
+    #: Role that the family lacks to the role that stands in for it in defaults of methods.
+    stands_in: ClassVar[Mapping[str, str]] = {}
+    #: Name of a stack of blocks to globs of its module, where the family has several.
+    stacks: ClassVar[Mapping[str, str | Sequence[str]]] = {}
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return role to globs for this model."""
         return {r: (g,) if isinstance(g, str) else tuple(g) for r, g in self.roles.items()}
+
+    def stack_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Return name of a stack to globs of its module, for this model."""
+        return {s: (g,) if isinstance(g, str) else tuple(g) for s, g in self.stacks.items()}
 
     def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
         """Return the width of the residual stream at a module that is no single layer."""
@@ -116,6 +129,8 @@ class Structural(Backbone):
     """The fallback for any ``nn.Module``: layers by their type, blocks by their lists."""
 
     name = "structural"
+    # nothing is known of such a model, so that methods find out by themselves
+    has = ("tokens", "bidirectional", "one-pass", "own-queries", "cache")
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Find blocks (items of a list of equal modules) and the projections of attention."""

@@ -1,9 +1,10 @@
 """What a piece may know of the batch that is running."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(eq=False)
@@ -15,15 +16,37 @@ class Context:
         prompt: [B, L] bool, True at the tokens of the prompt; edits of hidden states act there.
         generated: every token of this call was generated (a cached decoding step).
         offset: number of tokens of each row that came in earlier calls and are in a cache.
+        group: where a module runs for the rows of one routed adapter alone, the number of that
+            adapter among those routed, -1 for the bare base; None where all rows run together.
     """
 
     mask: Tensor | None = None
     prompt: Tensor | None = None
     generated: bool = False
     offset: int = 0
+    group: int | None = None
     _rows: dict[int, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
+    _kept: dict[Any, list[Any]] = field(default_factory=dict, repr=False)
 
-    def rows(self, index: Tensor) -> "Context":
+    def keep(self, piece: nn.Module, value: Any) -> None:
+        """Keep something of this call for ``peftcore_extra_loss`` of the piece's method.
+
+        It is dropped once that hook has been called, or with the next call of the model, and is
+        never copied or pickled. A checkpointed block keeps it twice, and the value of the first
+        time has no gradient: take penalties of activations without gradient checkpointing.
+        """
+        self._kept.setdefault(piece, []).append(value)
+
+    def take_kept(self) -> dict[Any, list[Any]]:
+        """Return what pieces kept in this call, and forget it."""
+        kept = dict(self._kept)
+        self._kept.clear()
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": {}, "_kept": {}}
+
+    def rows(self, index: Tensor, group: int | None = None) -> "Context":
         """Return the context of some rows of the batch; the same one for the same index."""
         found = self._rows.get(id(index))
         if found is None:
@@ -32,6 +55,8 @@ class Context:
                 None if self.prompt is None else self.prompt[index],
                 self.generated,
                 self.offset,
+                self.group if group is None else group,
+                _kept=self._kept,
             )
             # the index is kept alive with its context: its id stays its own
             found = self._rows[id(index)] = (index, part)
@@ -54,4 +79,6 @@ class Context:
             return torch.cat([tensor[:, :at], new, tensor[:, at:]], dim=1)
 
         mask, prompt = wider(self.mask, True), wider(self.prompt, False)
-        return Context(mask, prompt, self.generated, self.offset)
+        return Context(
+            mask, prompt, self.generated, self.offset, self.group, _kept=self._kept
+        )  # fmt: skip

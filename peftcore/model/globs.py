@@ -8,10 +8,11 @@ from functools import lru_cache
 @lru_cache(maxsize=4096)
 def path_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
     """Compile globs over module paths: ``*`` is one path part, ``**`` any number of parts."""
-    return re.compile("|".join(f"(?:{_translate(glob)})" for glob in globs) or r"(?!)")
+    return re.compile("|".join(f"(?:{translated(glob)})" for glob in globs) or r"(?!)")
 
 
-def _translate(glob: str) -> str:
+def translated(glob: str) -> str:
+    """Return the regular expression of a glob over module paths."""
     out = ""
     for part in re.split(r"(\*\*\.|\*\*|\*|\{[^}]*\})", glob):
         if part == "**.":
@@ -36,5 +37,5 @@ def path_matches(path: str, globs: Iterable[str]) -> bool:
 def role_matches(role: str, glob: str) -> bool:
     """Tell whether a role matches a glob; ``attention.*`` matches ``attention.query``."""
     parts = re.split(r"(\*|\{[^}]*\})", glob)
-    pattern = "".join(".*" if part == "*" else _translate(part) for part in parts)
+    pattern = "".join(".*" if part == "*" else translated(part) for part in parts)
     return re.fullmatch(pattern, role) is not None

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.registry.installed import installed, resolve
+from peftcore.model.walk import bare_class
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 
 _CPU = torch.device("cpu")
 
@@ -174,21 +176,21 @@ _BUILTIN: tuple[tuple[type[nn.Module], Layer], ...] = (
 _NORM = _Norm()
 _AFFINE_NORM = _AffineNorm()
 _AFFINE = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-_cache: dict[type[nn.Module], Layer | None] = {}
+_cache: dict[tuple[type[nn.Module], bool], Layer | None] = {}
 
 
 def layer_of(module: nn.Module) -> Layer | None:
     """Return the handler of a module's type, or None for a module that is no single layer."""
-    cls: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
-    if cls not in _cache:
-        _cache[cls] = _find(cls, module)
-    return _cache[cls]
+    # all that a handler is chosen by: one class may have instances with a weight and without
+    key = bare_class(module), "weight" in module._parameters
+    if key not in _cache:
+        _cache[key] = _find(*key)
+    return _cache[key]
 
 
 def has_forward_of_its_own(module: nn.Module) -> bool:
     """Tell whether a subclass of a known layer computes something that its handler does not."""
-    cls: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
-    handler = layer_of(module)
+    cls, handler = bare_class(module), layer_of(module)
     return any(
         issubclass(cls, known) and cls.forward is not known.forward
         for known, layer in _BUILTIN
@@ -196,7 +198,7 @@ def has_forward_of_its_own(module: nn.Module) -> bool:
     )
 
 
-def _find(cls: type[nn.Module], module: nn.Module) -> Layer | None:
+def _find(cls: type[nn.Module], weighted: bool) -> Layer | None:
     registered = {spec.type: spec for spec in installed().layers.values()}
     for base in cls.__mro__:
         spec = registered.get(f"{base.__module__}:{base.__qualname__}")
@@ -210,7 +212,7 @@ def _find(cls: type[nn.Module], module: nn.Module) -> Layer | None:
         return _AFFINE_NORM
     is_norm = issubclass(cls, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm)
     # blocks and encoders are called so too, after where their norms are
-    named = cls.__name__.endswith("Norm") and "weight" in module._parameters
+    named = cls.__name__.endswith("Norm") and weighted
     return _NORM if is_norm or named else None
 
 

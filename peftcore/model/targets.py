@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Protocol, TypeVar, Union
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -27,6 +27,10 @@ class Place(Protocol):
     def block(self) -> int | None: ...  # noqa: D102
     @property
     def blocks(self) -> int: ...  # noqa: D102
+    @property
+    def stack(self) -> str: ...  # noqa: D102
+    @property
+    def stack_blocks(self) -> tuple[int, int]: ...  # noqa: D102
 
 
 class _PerRole:
@@ -40,12 +44,14 @@ PerRole = Annotated[Union[T, dict[str, T]], _PerRole()]  # noqa: UP007  (generic
 
 def per_role_fields(config: BaseModel) -> dict[str, dict[str, Any]]:
     """Return the fields that are given per role, with their mappings."""
-    return {
-        name: value
-        for name, info in type(config).model_fields.items()
-        if any(isinstance(m, _PerRole) for m in info.metadata)
-        and isinstance(value := getattr(config, name), dict)
-    }
+    names = _per_role_names(type(config))
+    return {n: value for n in names if isinstance(value := getattr(config, n), dict)}
+
+
+@cache
+def _per_role_names(kind: type[BaseModel]) -> tuple[str, ...]:
+    fields = kind.model_fields.items()
+    return tuple(n for n, info in fields if any(isinstance(m, _PerRole) for m in info.metadata))
 
 
 def setting_for(value: Any, role: str, path: str = "") -> Any:
@@ -102,6 +108,11 @@ class Targets(Strict):
         description="Blocks, from 0: `all`, `3;9;18`, `25-32`, `first 4`, `last 8`, or a list.",
     )
     exclude: tuple[str, ...] = Field((), description="Role or path globs to leave out.")
+    stack: str | None = Field(
+        None,
+        description="Of a model of several stacks, such as `encoder` and `decoder`, the one meant;"
+        " `layers` counts its blocks then.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -119,7 +130,7 @@ class Targets(Strict):
     @classmethod
     def _readable(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
         if isinstance(value, str):
-            _parse_layers(value, None)
+            _spans(value, 0)
         return value
 
     def indices(self, count: int) -> tuple[int, ...]:
@@ -128,43 +139,58 @@ class Targets(Strict):
         Raises:
             TargetError: a chosen block does not exist.
         """
-        chosen = _parse_layers(self.layers, count) if isinstance(self.layers, str) else self.layers
-        beyond = [i for i in chosen if not 0 <= i < count]
-        if beyond:
-            raise TargetError(
-                f"layers {self.layers!r} names block {beyond[0]}, "
-                f"but the model has {count} blocks (0 to {count - 1})."
-            )
-        return tuple(chosen)
+        return _indices(self.layers, count)
+
+    def _chooses_block(self, site: Place) -> bool:
+        if site.block is None:
+            return False
+        if self.stack is None:
+            return site.block in self.indices(site.blocks)
+        first, stop = site.stack_blocks
+        return site.block - first in self.indices(stop - first)
 
     def match(self, site: Place) -> bool:
         """Tell whether a site or a parameter's module is targeted."""
         kind = site.kind
         if not _any_matches(self.roles, site.role, site.path, kind):
             return False
-        if self.layers != "all" and site.block not in self.indices(site.blocks):
+        if self.stack is not None and site.stack != self.stack:
+            return False
+        if self.layers != "all" and not self._chooses_block(site):
             return False
         return not (self.exclude and _any_matches(self.exclude, site.role, site.path, kind))
 
 
-def _parse_layers(text: str, count: int | None) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)
+def _indices(layers: str | tuple[int, ...], count: int) -> tuple[int, ...]:
+    spans = _spans(layers, count) if isinstance(layers, str) else [range(i, i + 1) for i in layers]
+    for span in spans:
+        if span and not 0 <= span[0] <= span[-1] < count:
+            beyond = span[0] if not 0 <= span[0] < count else span[-1]
+            raise TargetError(
+                f"layers {layers!r} names block {beyond}, "
+                f"but the model has {count} blocks (0 to {count - 1})."
+            )
+    return tuple(i for span in spans for i in span)
+
+
+def _spans(text: str, count: int) -> list[range]:
+    """Return the blocks that a text names; ranges, because a text may name a million of them."""
     text = text.strip()
     if text == "all":
-        return tuple(range(count or 0))
-    if edge := re.fullmatch(r"(first|last) (\d+)", text):
+        return [range(count)]
+    if edge := re.fullmatch(r"(first|last) (\d{1,9})", text):
         n = int(edge[2])
-        if count is None:
-            return ()
-        return tuple(range(n) if edge[1] == "first" else range(count - n, count))
-    indices: list[int] = []
+        return [range(n) if edge[1] == "first" else range(count - n, count)]
+    found = []
     for part in re.split(r"[;,]", text):
-        span = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        span = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
         if span is None:
             raise ValueError(
                 f"layers {text!r} is not readable; write all, 3;9;18, 25-32, first 4 or last 8"
             )
-        indices.extend(range(int(span[1]), int(span[2] or span[1]) + 1))
-    return tuple(indices)
+        found.append(range(int(span[1]), int(span[2] or span[1]) + 1))
+    return found
 
 
 def targets_of(config: BaseModel) -> dict[str, Targets]:

@@ -35,6 +35,17 @@ def device_of(model: nn.Module) -> torch.device:
 # --- modules -----------------------------------------------------------------------------------
 
 
-def bare_class(module: nn.Module) -> type:
+def bare_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a module had before it was rewritten."""
-    return getattr(type(module), "_peftcore_class", type(module))
+    found: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
+    return found
+
+
+def ties(model: nn.Module) -> dict[str, list[str]]:
+    """Return name of a parameter to all names by which it can be reached, of those with several."""
+    names: dict[int, list[str]] = {}
+    for path, module, _ in base_modules(model):
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append(f"{path}.{leaf}" if path else leaf)
+    return {name: found for found in names.values() if len(found) > 1 for name in found}

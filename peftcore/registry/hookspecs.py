@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from peftcore.registry.specs import (
         BackboneSpec,
         CommandSpec,
+        FeatureSpec,
         LayerSpec,
         MethodSpec,
         SourceSpec,
@@ -26,6 +27,10 @@ hookimpl = pluggy.HookimplMarker("peftcore")
 
 class Discovery:
     """Hooks of a plugin module, called once per process. None of them may import torch."""
+
+    @hookspec
+    def peftcore_register_features(self) -> FeatureSpec | Iterable[FeatureSpec]:
+        """Return features that a model may have and that methods may need."""
 
     @hookspec
     def peftcore_register_methods(self) -> MethodSpec | Iterable[MethodSpec]:

@@ -1,25 +1,26 @@
-"""Discovery of plugins through entry points. Imports neither torch nor pydantic."""
+"""What is installed: every plugin and all that it provides. Imports neither torch nor pydantic."""
 
-import importlib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import pluggy
 
 from peftcore.errors import ConfigError, PluginError, UnknownName, nearest
+from peftcore.registry.checking import KINDS, checked, implemented_hooks
 from peftcore.registry.discovery import distributions, unmet
-from peftcore.registry.hookspecs import GROUP, Discovery
+from peftcore.registry.hookspecs import GROUP, Discovery, hookimpl
+from peftcore.registry.references import resolve
 from peftcore.registry.specs import (
     FEATURES,
     BackboneSpec,
     CommandSpec,
+    FeatureSpec,
     LayerSpec,
     MethodSpec,
     SourceSpec,
@@ -27,25 +28,15 @@ from peftcore.registry.specs import (
     TaskSpec,
 )
 
-_KINDS: dict[str, type] = {
-    "methods": MethodSpec,
-    "backbones": BackboneSpec,
-    "tasks": TaskSpec,
-    "sources": SourceSpec,
-    "layers": LayerSpec,
-    "commands": CommandSpec,
-}
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
-#: Fields of specs that hold a reference.
-REFERENCE_FIELDS = ("config", "method", "backbone", "task", "resolve", "layer", "command", "plans")
 #: Names that no plugin can take, because they are the core's.
 CORE = {
     "backbones": ("structural",),
-    "commands": ("doctor", "inspect", "list", "merge", "new", "plan", "show"),
+    "commands": ("doctor", "inspect", "list", "merge", "new", "plan", "show", "test"),
 }
-#: Environment variable that switches plugins off.
-DISABLE = "PEFTCORE_DISABLE_PLUGINS"
+#: Environment variables that switch plugins off, and that name modules to use as plugins.
+DISABLE, IN_PROCESS = "PEFTCORE_DISABLE_PLUGINS", "PEFTCORE_PLUGINS"
+#: What stands for the distribution of a plugin that is not installed.
+HERE = "this-process"
 
 
 class PluginRecord:
@@ -72,21 +63,32 @@ class PluginRecord:
         self.trace = ""
         self.provides: dict[str, list[str]] = {}
 
+    @property
+    def key(self) -> str:
+        """What tells the record from all others."""
+        return f"{self.distribution}:{self.name}"
+
 
 class Registry:
     """Everything that the installed plugins provide.
 
     Attributes:
         records: one record for each entry point, by name.
-        methods, backbones, tasks, sources, layers, commands: specs by name.
+        features, methods, backbones, tasks, sources, layers, commands: specs by name.
     """
 
     def __init__(self) -> None:
         self.records: list[PluginRecord] = []
-        self._specs: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
+        self._specs: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        self._specs["features"] = {spec.name: spec for spec in FEATURES}
         self._owners: dict[tuple[str, str], PluginRecord] = {}
         self._manager = pluggy.PluginManager("peftcore")
         self._manager.add_hookspecs(Discovery)
+
+    @property
+    def features(self) -> Mapping[str, FeatureSpec]:
+        """Feature specs by name, those of the core among them."""
+        return MappingProxyType(self._specs["features"])
 
     @property
     def methods(self) -> Mapping[str, MethodSpec]:
@@ -121,15 +123,6 @@ class Registry:
     def owner(self, kind: str, name: str) -> PluginRecord:
         """Return the record of the plugin that provides a name."""
         return self._owners[kind, name]
-
-    def impossible(self, method: str, backbone: str) -> str:
-        """Return why a method cannot run on a backbone, or an empty string."""
-        spec = self.methods[method]
-        reason = spec.impossible.get(backbone, spec.impossible.get("*", ""))
-        if reason or backbone not in self.backbones:
-            return reason
-        missing = [FEATURES[n] for n in spec.needs if n not in self.backbones[backbone].has]
-        return f"it needs {' and '.join(missing)}, which {backbone} does not have" * bool(missing)
 
     def find(self, kind: str, name: str) -> Any:
         """Return the spec of a name.
@@ -171,108 +164,118 @@ class Registry:
             raise
         except BaseException as error:
             _mark_broken(record, error)
-            self._manager.unregister(name=f"{record.distribution}:{record.name}")
+            self._manager.unregister(name=record.key)
             return
-        for kind, specs in found.items():
-            for name in specs:
-                if other := self._taken(kind, name):
-                    record.status = "conflict"
-                    record.problem = f"{kind[:-1]} {name!r} is already provided by {other}"
-                    return
-        sizes = {size: name for name, s in self.backbones.items() for size in s.configs}
-        for spec in found.get("backbones", {}).values():
-            for size in spec.configs if isinstance(spec, BackboneSpec) else ():
-                if size in sizes:
-                    record.status = "conflict"
-                    record.problem = f"size {size!r} is already one of {sizes[size]}"
-                    return
+        if conflict := self._conflict(found):
+            record.status, record.problem = "conflict", conflict
+            return
         for kind, specs in found.items():
             record.provides[kind] = sorted(specs)
             self._specs[kind].update(specs)
             self._owners.update({(kind, name): record for name in specs})
 
+    def remove(self, record: PluginRecord) -> None:
+        """Take out what a record provides, and the record."""
+        for kind, names in record.provides.items():
+            for name in names:
+                del self._specs[kind][name], self._owners[kind, name]
+        self.records.remove(record)
+        self._manager.unregister(name=record.key)
+
+    @contextmanager
+    def with_plugin(self, plugin: object, name: str = "test") -> Iterator[PluginRecord]:
+        """Have a plugin, an object with hooks or specs, for a while; for tests.
+
+        Raises:
+            PluginError: it cannot be used.
+        """
+        record = self.register(plugin, name=name)
+        try:
+            yield record
+        finally:
+            self.remove(record)
+
+    def register(self, *plugin: object, name: str = "") -> PluginRecord:
+        """Add a plugin of this process: see :func:`peftcore.register`."""
+        if len(plugin) == 1 and not isinstance(plugin[0], tuple(KINDS.values())):
+            (thing,) = plugin
+        else:
+            thing = _Specs(plugin)
+        label = name or getattr(thing, "__name__", "") or "notebook"
+        for known in [r for r in self.records if r.name == label and r.distribution == HERE]:
+            self.remove(known)
+        record = PluginRecord(label, HERE, "0.0.0")
+        self.add(record, thing)
+        self.check_needs()
+        if record.status != "ok":
+            self.records.remove(record)
+            raise PluginError(f"{label}: {record.problem}.")
+        return record
+
+    def check_needs(self) -> None:
+        """Mark plugins whose methods need a feature that nobody defines, and take them out."""
+        for name, spec in list(self.methods.items()):
+            unknown = [feature for feature in spec.needs if feature not in self.features]
+            if not unknown:
+                continue
+            record = self._owners["methods", name]
+            self.remove(record)
+            self.records.append(record)
+            record.status, record.provides = "broken", {}
+            record.problem = (
+                f"method {name!r} needs the feature {unknown[0]!r}, which nobody defines."
+                f"{nearest(unknown[0], self.features)} Known: {', '.join(self.features)}"
+            )
+
+    def _conflict(self, found: Mapping[str, Mapping[str, Spec]]) -> str:
+        for kind, specs in found.items():
+            for name in specs:
+                if other := self._taken(kind, name):
+                    return f"{kind[:-1]} {name!r} is already provided by {other}"
+        sizes = {size: name for name, s in self.backbones.items() for size in s.configs}
+        for spec in found.get("backbones", {}).values():
+            for size in spec.configs if isinstance(spec, BackboneSpec) else ():
+                if size in sizes:
+                    return f"size {size!r} is already one of {sizes[size]}"
+        return ""
+
     def _taken(self, kind: str, name: str) -> str:
         if name in CORE.get(kind, ()):
+            return "peftcore"
+        if kind == "features" and name in self.features and (kind, name) not in self._owners:
             return "peftcore"
         owner = self._owners.get((kind, name))
         return owner.distribution if owner else ""
 
     def _collect(self, record: PluginRecord, plugin: object) -> dict[str, dict[str, Spec]]:
-        implemented = _check_hooks(plugin)
-        self._manager.register(plugin, name=f"{record.distribution}:{record.name}")
+        implemented = implemented_hooks(plugin)
+        self._manager.register(plugin, name=record.key)
         others = [p for p in self._manager.get_plugins() if p is not plugin]
         found: dict[str, dict[str, Spec]] = {}
         for hook in implemented:
             kind = hook.removeprefix("peftcore_register_")
             results = self._manager.subset_hook_caller(hook, others)()
             if not results:
-                raise PluginError(f"{hook} returned None; return a {_KINDS[kind].__name__}")
+                raise PluginError(f"{hook} returned None; return a {KINDS[kind].__name__}")
             # a spec is a tuple itself
-            one = isinstance(results[0], (str, *_KINDS.values()))
+            one = isinstance(results[0], (str, *KINDS.values()))
             one = one or not isinstance(results[0], Iterable)
             for spec in results if one else results[0]:
-                name = _checked(kind, spec)
+                name = checked(kind, spec)
                 if name in found.setdefault(kind, {}):
                     raise PluginError(f"{kind[:-1]} {name!r} is registered twice")
                 found[kind][name] = spec
         return found
 
 
-def _check_hooks(plugin: object) -> list[str]:
-    """Return the hooks that a plugin implements."""
-    known = [name for name in vars(Discovery) if name.startswith("peftcore_")]
-    implemented = []
-    for name in dir(plugin):
-        if not name.startswith("peftcore_"):
-            continue
-        marked = hasattr(getattr(plugin, name), "peftcore_impl")
-        if name in known:
-            if not marked:
-                raise PluginError(f"{name} lacks @hookimpl")
-            implemented.append(name)
-        elif marked or name.startswith("peftcore_register"):
-            raise PluginError(f"{name} is not a discovery hook of {GROUP}.{nearest(name, known)}")
-    if not implemented:
-        raise PluginError(f"it has no peftcore_register_... hook; known: {', '.join(known)}")
-    return implemented
+class _Specs:
+    """Specs alone, as the plugin object that would return them."""
 
-
-def _checked(kind: str, spec: Any) -> str:
-    """Check the types of a spec's fields, which a tuple does not, and return its name."""
-    expected = _KINDS[kind]
-    if not isinstance(spec, expected):
-        raise PluginError(f"peftcore_register_{kind} returned {spec!r}, not a {expected.__name__}")
-    for name, kept in expected.__annotations__.items():
-        value = getattr(spec, name)
-        wrong = f"{name}={value!r} of {expected.__name__} is not "
-        if name in REFERENCE_FIELDS:
-            absent = value == "" and name in expected._field_defaults
-            if not absent and (not isinstance(value, str) or not _REFERENCE.fullmatch(value)):
-                raise PluginError(f"{wrong}'package.module:Name'")
-        elif kept == tuple[str, ...]:
-            # a forgotten comma makes a string, whose characters would all be globs
-            if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
-                raise PluginError(f"{wrong}a tuple of strings")
-        elif kept in (str, bool) and not isinstance(value, kept):
-            raise PluginError(f"{wrong}a {kept.__name__}")
-        elif getattr(kept, "__origin__", None) is Mapping and not isinstance(value, Mapping):
-            raise PluginError(f"{wrong}a mapping")
-    return _name_of(cast(Spec, spec))
-
-
-def _name_of(spec: Spec) -> str:
-    for key in (*getattr(spec, "needs", ()), *getattr(spec, "has", ())):
-        if key not in FEATURES:
-            raise PluginError(f"{key!r} is no feature of a backbone: {', '.join(FEATURES)}")
-    if isinstance(spec, LayerSpec):
-        if not _REFERENCE.fullmatch(spec.type):
-            raise PluginError(f"type={spec.type!r} of LayerSpec is not 'package.module:Class'")
-        return spec.type
-    if isinstance(spec, SourceSpec) and spec.kind not in ("model", "data"):
-        raise PluginError(f"kind={spec.kind!r} of SourceSpec is neither 'model' nor 'data'")
-    if not _NAME.fullmatch(spec.name):
-        raise PluginError(f"{spec.name!r} is not a name: lower-case letters, digits, - _ . /")
-    return spec.name
+    def __init__(self, specs: Iterable[Any]):
+        for kind, cls in KINDS.items():
+            here = [spec for spec in specs if isinstance(spec, cls)]
+            if here:
+                setattr(self, f"peftcore_register_{kind}", hookimpl(lambda found=here: found))
 
 
 def _mark_broken(record: PluginRecord, error: BaseException) -> None:
@@ -312,30 +315,35 @@ def installed() -> Registry:
                     found.load(record, point)
                 else:
                     found.records.append(record)
+        for name in _named(IN_PROCESS):
+            found.load(PluginRecord(name, HERE, "0.0.0"), EntryPoint(name, name, GROUP))
+    found.check_needs()
     return found
+
+
+def register(*plugin: object, name: str = "") -> PluginRecord:
+    """Add a plugin that is not installed: in a notebook, or while it is being written.
+
+    Registering under the same name again replaces it.
+
+    Args:
+        plugin: a module or object with ``peftcore_register_...`` hooks, or specs.
+        name: what to call it; the module's own name by default.
+
+    Raises:
+        PluginError: it cannot be used; the sentence says why.
+    """
+    return installed().register(*plugin, name=name)
 
 
 def disabled_plugins() -> set[str]:
     """Return what the environment variable names: entry points, distributions or ``all``."""
-    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    return set(_named(DISABLE))
 
 
-def resolve(reference: str) -> Any:
-    """Import what a reference names.
-
-    Raises:
-        PluginError: the module or the name cannot be imported.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"{reference} cannot be imported: {type(error).__name__}: {error}."
-            " peftcore doctor shows the traceback."
-        ) from error
+def _named(variable: str) -> list[str]:
+    """Return the names that an environment variable lists."""
+    return [n for name in os.environ.get(variable, "").split(",") if (n := name.strip())]
 
 
 def resolve_source(name: str, kind: str) -> Any:

@@ -4,20 +4,33 @@ A reference is a string ``"package.module:Name"`` that is imported when it is fi
 are named tuples because a dataclass takes several times as long to make, in every command.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
-#: What a method may need and a backbone may have, in words.
-FEATURES = {
-    "linear": "linear layers",
-    "attention": "attention",
-    "tokens": "hidden states that are sequences of vectors",
-    "vocabulary": "a table of token embeddings",
-    "bidirectional": "blocks whose tokens see those after them",
-    "cache": "attention that takes keys and values from a cache",
-    "convolutions": "convolutions of kernel 3",
-}
+
+class FeatureSpec(NamedTuple):
+    """Something that a model may have and a method may need."""
+
+    name: str
+    """As specs and backbones name it: ``cache``."""
+    summary: str
+    """What it is, as the end of a sentence: a method needs ..."""
+    found: str = ""
+    """Reference to a function of a survey (:func:`peftcore.survey`) that tells whether the model
+    has it; empty where it cannot be seen and a backbone declares it (``Backbone.has``)."""
+
+
+#: The features of the core; a plugin may add its own with ``peftcore_register_features``.
+FEATURES = (
+    FeatureSpec("linear", "linear layers", "peftcore.model.features:linear"),
+    FeatureSpec("attention", "attention", "peftcore.model.features:attention"),
+    FeatureSpec("vocabulary", "a table of token embeddings", "peftcore.model.features:vocabulary"),
+    FeatureSpec("convolutions", "convolutions", "peftcore.model.features:convolutions"),
+    FeatureSpec("tokens", "hidden states that are sequences of vectors"),
+    FeatureSpec("bidirectional", "blocks whose tokens see those after them"),
+    FeatureSpec("cache", "attention that takes keys and values from a cache"),
+    FeatureSpec("one-pass", "one pass of the whole network for a batch"),
+    FeatureSpec("own-queries", "projections of queries that serve nothing else"),
+)
 
 
 class MethodSpec(NamedTuple):
@@ -36,11 +49,9 @@ class MethodSpec(NamedTuple):
     identity_at_start: bool = True
     """Whether a freshly attached adapter leaves the model's outputs as they were."""
     needs: tuple[str, ...] = ()
-    """Keys of :data:`FEATURES` that a backbone must have."""
-    impossible: Mapping[str, str] = MappingProxyType({})
-    """Backbone name (or ``"*"``) to any other reason why the method cannot run on it."""
-    config_for: Mapping[str, Mapping[str, object]] = MappingProxyType({})
-    """Backbone name (or ``"*"``) to the configuration that suits it, where the defaults do not."""
+    """Names of features (:data:`FEATURES`) that a model must have."""
+    docs: str = ""
+    """Where its documentation is, an address that ``peftcore show`` prints."""
 
 
 class BackboneSpec(NamedTuple):
@@ -56,8 +67,8 @@ class BackboneSpec(NamedTuple):
     """Globs over ``module:Class`` of model classes that belong to this family."""
     configs: tuple[str, ...] = ()
     """Names of sizes that can be planned without weights: ``llama-7b``."""
-    has: tuple[str, ...] = ("linear", "attention", "tokens", "vocabulary", "bidirectional")
-    """Keys of :data:`FEATURES` that every model of the family has."""
+    docs: str = ""
+    """Where its documentation is, an address that ``peftcore show`` prints."""
 
 
 class TaskSpec(NamedTuple):
@@ -71,6 +82,8 @@ class TaskSpec(NamedTuple):
     """Reference to the pydantic model of the recipe's ``task`` section."""
     task: str
     """Reference to the class that implements it."""
+    docs: str = ""
+    """Where its documentation is, an address that ``peftcore show`` prints."""
 
 
 class SourceSpec(NamedTuple):
@@ -113,8 +126,8 @@ class CommandSpec(NamedTuple):
     reads: tuple[str, ...] = ()
     """Endings of the files that the command works on, such as ``.yaml``."""
     plans: str = ""
-    """Reference to what ``peftcore plan FILE`` asks about such a file: a function of the file and of
-    settings ``KEY=VALUE`` that returns the :class:`peftcore.Plan` of each arm by its name."""
+    """Reference to what ``peftcore plan FILE`` asks about such a file: a function of the file and
+    of settings ``KEY=VALUE`` that returns the :class:`peftcore.Plan` of each arm by its name."""
 
 
-Spec = MethodSpec | BackboneSpec | TaskSpec | SourceSpec | LayerSpec | CommandSpec
+Spec = FeatureSpec | MethodSpec | BackboneSpec | TaskSpec | SourceSpec | LayerSpec | CommandSpec

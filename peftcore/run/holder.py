@@ -1,36 +1,138 @@
-"""Where the entry of a backbone leaves the context for its pieces."""
+"""Where the entry of a backbone leaves the context of a call, and which block the call is in."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
+from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
 
-if TYPE_CHECKING:
-    from peftcore.model.backbones import Backbone
+
+class Setting(Protocol):
+    """What runs at each module, for as long as a block is open."""
+
+    #: A piece that runs uses the context.
+    wanted: bool
+
+    def program(self, module: nn.Module) -> Any:
+        """Return what runs at a rewritten module; None for the bare base."""
+
+
+class Block:
+    """One ``with`` of a model: ``route`` or ``disabled``, with what it was opened in.
+
+    Attributes:
+        holder: of the model.
+        setting: what runs inside; ``activate`` changes it.
+        outer: the block, of any model, that was open in this thread or task before.
+        open: whether it has not been closed; blocks may be closed in any order.
+        owner: the thread that opened it.
+    """
+
+    def __init__(self, holder: ContextHolder, setting: Setting):
+        self.holder = holder
+        self.setting = setting
+        self.outer = _innermost.get()
+        self.open = True
+        self.owner = threading.get_ident()
+
+
+#: The block that was opened last in this thread or task.
+_innermost: ContextVar[Block | None] = ContextVar("peftcore_block", default=None)
 
 
 class ContextHolder:
-    """The place where the entry of a backbone leaves the context for its pieces.
+    """Of one model: the context of the running call, and the blocks that are open.
 
     Attributes:
-        current: context of the call that is running, or that ran last.
-        wanted: an active piece uses the context.
-        columns: within ``generate``, how many leading columns of the input are the prompt.
-        lengths: [B] number of leading real tokens that are the prompt, said by the caller.
+        backbone: what makes the context.
+        wanted: an active piece uses the context, outside of all blocks.
+        blocks: the open blocks of all threads and tasks, in the order of opening.
+        setting_changes: how often what runs was changed.
     """
 
-    def __init__(self, backbone: "Backbone"):
+    def __init__(self, backbone: Backbone):
         self.backbone = backbone
-        self.current = Context()
         self.wanted = False
-        self.columns: int | None = None
-        self.lengths: Tensor | None = None
+        self.blocks: list[Block] = []
+        self.setting_changes = 0
+        self._of_thread = _OfThread()
+        # what a compiled graph reads: it knows one thread
+        self._current = Context()
+
+    @property
+    def current(self) -> Context:
+        """Context of the call that is running in this thread, or that ran last."""
+        return self._current if torch.compiler.is_compiling() else self._of_thread.current
+
+    @current.setter
+    def current(self, context: Context) -> None:
+        if torch.compiler.is_compiling():
+            self._current = context
+        else:
+            self._of_thread.current = context
+
+    @property
+    def columns(self) -> int | None:
+        """Within ``generate``, how many leading columns of the input are the prompt."""
+        return self._of_thread.columns
+
+    @columns.setter
+    def columns(self, count: int | None) -> None:
+        self._of_thread.columns = count
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """[B] number of leading real tokens that are the prompt, said by the caller."""
+        return self._of_thread.lengths
+
+    @lengths.setter
+    def lengths(self, lengths: Tensor | None) -> None:
+        self._of_thread.lengths = lengths
+
+    def block(self) -> Block | None:
+        """Return the innermost open block of this model in this thread or task."""
+        if torch.compiler.is_compiling():
+            return self.blocks[-1] if self.blocks else None
+        found = _innermost.get()
+        while found is not None and not (found.open and found.holder is self):
+            found = found.outer
+        return found
+
+    def program(self, module: nn.Module, otherwise: Any) -> Any:
+        """Return what runs at a module: by the innermost block, outside of blocks ``otherwise``."""
+        block = self.block()
+        return otherwise if block is None else block.setting.program(module)
+
+    def enter(self, setting: Setting) -> Block:
+        """Open a block in this thread or task."""
+        block = Block(self, setting)
+        self.blocks.append(block)
+        self.setting_changes += 1
+        _innermost.set(block)
+        return block
+
+    def leave(self, block: Block) -> None:
+        """Close a block; those inside it that are still open go on."""
+        block.open = False
+        self.blocks.remove(block)
+        self.setting_changes += 1
+        found = _innermost.get()
+        while found is not None and not found.open:
+            found = found.outer
+        _innermost.set(found)
 
     def begin(self, entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make the context of a call that is about to run."""
+        """Make the context of a call that is about to run, where a piece uses it."""
+        block = self.block() if self.blocks else None
+        if not (self.wanted if block is None else block.setting.wanted):
+            return
         context = self.backbone.context(entry, args, kwargs)
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
@@ -51,3 +153,19 @@ class ContextHolder:
                 f"{self.lengths.shape[0]} prompt lengths for a batch of {mask.shape[0]} rows."
             )
         return self.lengths.to(mask.device).repeat_interleave(times)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backbone": self.backbone, "wanted": self.wanted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backbone"])  # type: ignore[misc]
+        self.wanted = state["wanted"]
+
+
+class _OfThread(threading.local):
+    """What belongs to the calls of one thread."""
+
+    def __init__(self) -> None:
+        self.current = Context()
+        self.columns: int | None = None
+        self.lengths: Tensor | None = None

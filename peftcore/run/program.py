@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform, changes_bias, overrides
+from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform
 from peftcore.method.placed import Placed
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, layer_of
 from peftcore.run.holder import ContextHolder
 
 _LOW = (torch.float16, torch.bfloat16)
-Rows = tuple[int, int] | None
+#: (start, stop) of the output features of a slice; None for the whole.
+Features = tuple[int, int] | None
 
 
 class Program:
@@ -30,24 +31,24 @@ class Program:
         self.around: list[Around] = []
         self.inputs: list[Transform] = []
         self.outputs: list[Transform] = []
-        self.reparams: list[tuple[Reparam, Rows]] = []
-        self.deltas: list[tuple[Delta, Rows]] = []
+        self.reparams: list[tuple[Reparam, Features]] = []
+        self.deltas: list[tuple[Delta, Features]] = []
         self.direct: list[Placed] = []
         for item in placed:
             self._add(item)
         self.through = grouped(self.reparams)
-        self.widening = [piece for piece in self.around if overrides(piece, "inner")]
+        self.widening = [piece for piece in self.around if piece.widens]
 
     def _add(self, item: Placed) -> None:
-        piece, rows = item.piece, item.site.rows
+        piece, features = item.piece, item.site.features
         if item.site.direct:
             self.direct.append(item)
         elif isinstance(piece, Around):
             self.around.append(piece)
         elif isinstance(piece, Reparam):
-            self.reparams.append((piece, rows))
+            self.reparams.append((piece, features))
         elif isinstance(piece, Delta):
-            self.deltas.append((piece, rows))
+            self.deltas.append((piece, features))
         elif isinstance(piece, Transform):
             (self.inputs if piece.where == "input" else self.outputs).append(piece)
 
@@ -65,7 +66,7 @@ class Program:
             return self._inside(module, base, a, k, context)
 
         for piece in reversed(self.around):
-            call = functools.partial(piece, call)
+            call = functools.partial(run_around, piece, call, context)
         if not self.widening:
             return call(*args, **kwargs)
         outer, self.holder.current = self.holder.current, context
@@ -81,15 +82,15 @@ class Program:
         if self.inputs:
             args, kwargs = self._edit_inputs(args, kwargs, context)
         if self.reparams:
-            out = self._call_reparametrised(module, base, args, kwargs)
+            out = self._call_reparametrised(module, base, args, kwargs, context)
         else:
             out = base(module, *args, **kwargs)
         if self.deltas:
-            if self.reparams and any(rows for _, rows in self.deltas):
+            if self.reparams and any(features for _, features in self.deltas):
                 out = out.clone()  # a reparametrisation may keep its output for backward
             x = args[0] if args else next(iter(kwargs.values()))
-            for piece, rows in self.deltas:
-                out = add(out, run_piece(piece, x), rows)
+            for piece, features in self.deltas:
+                out = add(out, run_piece(piece, x, context), features, piece)
         for transform in self.outputs:
             out = edit_first(out, transform, context)
         return out
@@ -107,14 +108,14 @@ class Program:
 
     def _call_reparametrised(
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, Any], context: Context,
     ) -> Tensor:  # fmt: skip
         assert self.layer is not None
         if self.through is None:
-            weight = reparametrised(self.layer.weight(module), self.reparams)
+            weight = reparametrised(self.layer.weight(module), self.reparams, context)
             out: Tensor = self.layer.call(module, weight, *args, **kwargs)
             bias: Tensor | None = getattr(module, "bias", None)
-            if bias is None or not any(changes_bias(piece) for piece, _ in self.reparams):
+            if bias is None or not any(piece.changes_bias for piece, _ in self.reparams):
                 return out
             change = rebiased(bias, self.reparams) - bias
             return out + change.view(-1, *[1] * (weight.dim() - 2))  # of each channel of a conv
@@ -127,38 +128,43 @@ class Program:
             return base(module, **{**kwargs, first: y})  # type: ignore[no-any-return]
 
         if self.through[0][0] is None:
-            return self._chained(module, self.through[0][1], None, call)(x)
+            return self._chained(module, self.through[0][1], None, call, context)(x)
         whole = call(x)
         parts, end = [], 0
-        for rows, pieces in self.through:
-            assert rows is not None
+        for features, pieces in self.through:
+            assert features is not None
 
-            def part(y: Tensor, start: int = rows[0], width: int = rows[1] - rows[0]) -> Tensor:
+            def part(
+                y: Tensor, start: int = features[0], width: int = features[1] - features[0]
+            ) -> Tensor:
                 return (whole if y is x else call(y)).narrow(-1, start, width)
 
-            parts += [whole[..., end : rows[0]], self._chained(module, pieces, rows, part)(x)]
-            end = rows[1]
+            chained = self._chained(module, pieces, features, part, context)
+            parts += [whole[..., end : features[0]], chained(x)]
+            end = features[1]
         return torch.cat([*parts, whole[..., end:]], -1)
 
     def _chained(
-        self, module: nn.Module, pieces: Sequence[Reparam], rows: Rows,
-        call: Callable[[Tensor], Tensor],
+        self, module: nn.Module, pieces: Sequence[Reparam], features: Features,
+        call: Callable[[Tensor], Tensor], context: Context,
     ) -> Callable[[Tensor], Tensor]:  # fmt: skip
         """Return the call of a layer, or of a slice of it, through all pieces there."""
         layer = self.layer
         assert layer is not None
-        here = slice(*rows) if rows else slice(None)
+        here = slice(*features) if features else slice(None)
         bias: Tensor | None = getattr(module, "bias", None)
-        if bias is not None and rows:
+        if bias is not None and features:
             bias = bias[here]
         for i, piece in enumerate(pieces):
 
             def weight(before: Sequence[Reparam] = pieces[:i]) -> Tensor:
-                return reparametrised(layer.weight(module)[here], [(p, None) for p in before])
+                whole = layer.weight(module)[here]
+                return reparametrised(whole, [(p, None) for p in before], context)
 
             read = None if i else (*module._parameters.values(), *module._buffers.values())
-            prepared = piece.prepared(weight, read)
-            call = functools.partial(_through, piece, call, prepared, bias)
+            precomputed = piece.precomputed(weight, read)
+            more = {"context": context} if piece.through_uses_context else {}
+            call = functools.partial(_through, piece, call, precomputed, bias, more)
             if bias is not None and i + 1 < len(pieces):
                 bias = piece.new_bias(bias).to(bias.dtype)
         return call
@@ -168,54 +174,59 @@ class Program:
         here = [p for p in self.direct if p.site.weight_name == name]
         if here:
             return folded(stored, here, self.layer)
-        return rebiased(stored, _reparams(p for p in self.direct if p.site.bias_name == name))
+        return rebiased_by(stored, [p for p in self.direct if p.site.bias_name == name])
 
 
-def grouped(reparams: Sequence[tuple[Reparam, Rows]]) -> list[tuple[Rows, list[Reparam]]] | None:
+def grouped(
+    reparams: Sequence[tuple[Reparam, Features]],
+) -> list[tuple[Features, list[Reparam]]] | None:
     """Return the reparametrisations of each slice, in order of the slices.
 
     None where the new weight has to be made: one has no ``through``, or slices overlap.
     """
-    groups: dict[Rows, list[Reparam]] = {}
-    for piece, rows in reparams:
-        if not overrides(piece, "through"):
+    groups: dict[Features, list[Reparam]] = {}
+    for piece, features in reparams:
+        if not piece.has_through:
             return None
-        groups.setdefault(rows, []).append(piece)
+        groups.setdefault(features, []).append(piece)
     if len(groups) < 2:
         return list(groups.items())
-    slices = sorted(rows for rows in groups if rows is not None)
+    slices = sorted(features for features in groups if features is not None)
     if None in groups or any(one[1] > two[0] for one, two in pairwise(slices)):
         return None
-    return [(rows, groups[rows]) for rows in slices]
+    return [(features, groups[features]) for features in slices]
 
 
 def _through(
-    piece: Reparam, call: Callable[[Tensor], Tensor], prepared: Any, bias: Tensor | None, x: Tensor
+    piece: Reparam, call: Callable[[Tensor], Tensor], precomputed: Any, bias: Tensor | None,
+    more: Mapping[str, Context], x: Tensor,
+) -> Tensor:  # fmt: skip
+    return piece.through(call, x, precomputed, bias, **more)
+
+
+def _reparams(placed: Iterable[Placed]) -> list[tuple[Reparam, Features]]:
+    return [(p.piece, p.site.features) for p in placed if isinstance(p.piece, Reparam)]
+
+
+def reparametrised(
+    weight: Tensor, reparams: Iterable[tuple[Reparam, Features]], context: Context | None = None
 ) -> Tensor:
-    return piece.through(call, x, prepared, bias)
-
-
-def _reparams(placed: Iterable[Placed]) -> list[tuple[Reparam, Rows]]:
-    return [(p.piece, p.site.rows) for p in placed if isinstance(p.piece, Reparam)]
-
-
-def reparametrised(weight: Tensor, reparams: Iterable[tuple[Reparam, Rows]]) -> Tensor:
     """Return a weight, [out, in, ...], after the given reparametrisations."""
-    for piece, rows in reparams:
-        if rows is None:
-            weight = piece(weight).to(weight.dtype)
+    for piece, features in reparams:
+        if features is None:
+            weight = run_piece(piece, weight, context).to(weight.dtype)
         else:
-            start, stop = rows
-            part = piece(weight[start:stop]).to(weight.dtype)
+            start, stop = features
+            part = run_piece(piece, weight[start:stop], context).to(weight.dtype)
             weight = torch.cat([weight[:start], part, weight[stop:]])
     return weight
 
 
-def rebiased(bias: Tensor, reparams: Iterable[tuple[Reparam, Rows]]) -> Tensor:
+def rebiased(bias: Tensor, reparams: Iterable[tuple[Reparam, Features]]) -> Tensor:
     """Return a bias, [out], after the given reparametrisations."""
-    for piece, rows in reparams:
-        if changes_bias(piece):
-            start, stop = rows or (0, len(bias))
+    for piece, features in reparams:
+        if piece.changes_bias:
+            start, stop = features or (0, len(bias))
             part = piece.new_bias(bias[start:stop]).to(bias.dtype)
             bias = torch.cat([bias[:start], part, bias[stop:]])
     return bias
@@ -227,50 +238,109 @@ def folded(stored: Tensor, placed: Sequence[Placed], layer: Layer | None) -> Ten
     weight = to_stored(stored)  # the layouts are each other's transpose or the same
     weight = reparametrised(weight, _reparams(placed))
     for item in placed:
-        if not isinstance(item.piece, Delta):
+        if not (isinstance(item.piece, Delta) and item.piece.changes_weight):
             continue
         change = item.piece.weight_delta().to(weight.dtype)
-        if item.site.rows is None:
+        if item.site.features is None:
             weight = weight + change
         else:
-            start, stop = item.site.rows
+            start, stop = item.site.features
             pad = (0, 0) * (weight.dim() - 1)
             weight = weight + nn.functional.pad(change, (*pad, start, weight.shape[0] - stop))
     return to_stored(weight)
 
 
-def run_piece(piece: Piece, x: Tensor, *rest: Any) -> Tensor:
-    """Call a piece on activations of any dtype; its tensors are computed in theirs."""
+def rebiased_by(stored: Tensor, placed: Sequence[Placed]) -> Tensor:
+    """Return a stored bias, [out], with what pieces change of it folded in."""
+    bias = rebiased(stored, _reparams(placed))
+    for item in placed:
+        if isinstance(item.piece, Delta) and item.piece.changes_bias:
+            change = item.piece.bias_delta().to(bias.dtype)
+            start, stop = item.site.features or (0, len(bias))
+            bias = bias + nn.functional.pad(change, (start, len(bias) - stop))
+    return bias
+
+
+def run_piece(piece: Piece, x: Tensor, context: Context | None = None) -> Tensor:
+    """Call a piece on activations or a weight of any dtype; its tensors are computed in theirs."""
     call: Callable[..., Tensor] = piece
+    if piece.uses_context:
+        call = functools.partial(call, context=Context() if context is None else context)
     own = piece._dtype
     if piece.casts_itself or own == x.dtype or not x.is_floating_point():
-        return call(x, *rest)
+        return call(x)
+    if isinstance(piece, Reparam):
+        return call(x.to(torch.promote_types(own, x.dtype)))
     if x.dtype in _LOW or own in _LOW:
         with torch.autocast(x.device.type, x.dtype if x.dtype in _LOW else own):
-            return call(x, *rest)
-    return call(x.to(own), *rest)
+            return call(x)
+    return call(x.to(own))
 
 
-def add(out: Any, change: Tensor, rows: Rows) -> Any:
+def run_around(
+    piece: Around, call: Callable[..., Any], context: Context, *args: Any, **kwargs: Any
+) -> Any:
+    """Call a piece around a module, under autocast where its own tensors have another dtype."""
+    if piece.uses_context:
+        kwargs["context"] = context
+    x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+    own = piece._dtype
+    if piece.casts_itself or x is None or own == x.dtype or not x.is_floating_point():
+        return piece(call, *args, **kwargs)
+    if not (x.dtype in _LOW or own in _LOW):
+        return piece(call, *args, **kwargs)
+    kind, low = x.device.type, x.dtype if x.dtype in _LOW else own
+    was = torch.is_autocast_enabled(kind)
+
+    def inside(*a: Any, **k: Any) -> Any:
+        with torch.autocast(kind, enabled=was):  # the module itself runs as it would without
+            return call(*a, **k)
+
+    with torch.autocast(kind, low):
+        return piece(inside, *args, **kwargs)
+
+
+def add(out: Any, change: Tensor, features: Features, piece: Piece) -> Any:
     """Add a change to an output, or to a slice of its features."""
     if not isinstance(out, Tensor):
-        return type(out)((add(out[0], change, rows), *out[1:]))
+        return type(out)((add(out[0], change, features, piece), *out[1:]))
     change = change.to(out.dtype)
-    if rows is None:
+    if features is None:
+        if change.shape != out.shape and change.dim() >= out.dim():
+            raise misshapen(piece, change, out.shape)
         return out + change
     # in place: the output of a fused linear is fresh, and its backward does not need it
-    out.narrow(-1, rows[0], rows[1] - rows[0]).add_(change)
+    part = out.narrow(-1, features[0], features[1] - features[0])
+    if change.shape != part.shape and change.dim() >= part.dim():
+        raise misshapen(piece, change, part.shape)
+    part.add_(change)
     return out
+
+
+def misshapen(piece: Piece, got: Tensor, wanted: Sequence[int]) -> AttachError:
+    """Return the error for a piece whose output would be broadcast unnoticed."""
+    place = piece.__dict__.get("_place", "")
+    return AttachError(
+        f"{type(piece).__name__}{place} returned {tuple(got.shape)} where"
+        f" {tuple(wanted)} is needed: a piece returns as many features as its layer has."
+    )
 
 
 def edit_first(value: Any, transform: Transform, context: Context) -> Any:
     """Apply a transform to a tensor, or to the first element of a tuple."""
     if isinstance(value, Tensor):
-        return run_piece(transform, value, context).to(value.dtype)
+        return edited(value, transform, context)
     if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
-        first = run_piece(transform, value[0], context).to(value[0].dtype)
-        return type(value)((first, *value[1:]))
+        return type(value)((edited(value[0], transform, context), *value[1:]))
     raise AttachError(
-        f"{type(transform).__name__} acts on a tensor or a tuple that begins with one, "
-        f"this module gives a {type(value).__name__}."
+        f"{type(transform).__name__}{transform.__dict__.get('_place', '')} acts on a tensor or a"
+        f" tuple that begins with one, this module gives a {type(value).__name__}."
     )
+
+
+def edited(hidden: Tensor, transform: Transform, context: Context) -> Tensor:
+    """Return hidden states after a transform, shaped and typed as they came."""
+    out = run_piece(transform, hidden, context)
+    if out.shape != hidden.shape:
+        raise misshapen(transform, out, hidden.shape)
+    return out.to(hidden.dtype)

@@ -18,6 +18,7 @@ from peftcore.errors import AttachError
 from peftcore.method.placed import Placed
 from peftcore.model.walk import CONTAINER, bare_class
 from peftcore.run.holder import ContextHolder
+from peftcore.run.seat import SEAT, Seat, seat_of
 
 #: Argument in which a checkpointed block keeps its context for the recomputation in backward.
 _CONTEXT = "_peftcore_context"
@@ -85,20 +86,22 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
     base = key.bare.forward  # type: ignore[attr-defined]
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        program = self._peftcore_program
+        seat = self._peftcore
+        program = seat.program
+        if seat.holder.blocks:
+            program = seat.holder.program(self, program)
         if program is None:
             return base(self, *args, **kwargs)
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._peftcore_holder.wanted:
-            self._peftcore_holder.begin(self, args, kwargs)
+        self._peftcore.holder.begin(self, args, kwargs)
         return forward(self, *args, **kwargs)
 
     def carry(self: Any, *args: Any, **kwargs: Any) -> Any:
         context = kwargs.pop(_CONTEXT, None)
         if context is not None:
-            self._peftcore_holder.current = context
+            self._peftcore.holder.current = context
         return forward(self, *args, **kwargs)
 
     chosen = enter if key.generating is not None else carry if key.carries else forward
@@ -112,7 +115,7 @@ def _carrying(cls: type) -> Callable[..., Any]:
         # a checkpointed layer keeps its arguments, so the recomputation sees the same context
         # even when the backbone has been called again in the meantime
         if self.gradient_checkpointing and self.training:
-            kwargs[_CONTEXT] = self._peftcore_holder.current
+            kwargs[_CONTEXT] = self._peftcore.holder.current
         return base(self, *args, **kwargs)
 
     return call
@@ -121,12 +124,14 @@ def _carrying(cls: type) -> Callable[..., Any]:
 def _getter(name: str) -> Callable[[Any], Tensor | None]:
     def get(self: Any) -> Tensor | None:
         value: Tensor | None = self._parameters[name]
-        program = self._peftcore_program
         if value is None:
             return None
+        program = self._peftcore.program
+        if self._peftcore.holder.blocks:
+            program = self._peftcore.holder.program(self, program)
         if program is not None and program.direct:
             value = program.weight(self, name, value)
-        dtype = self._peftcore_casts.get(name)
+        dtype = self._peftcore.casts.get(name)
         return value if dtype is None or value.dtype == dtype else value.to(dtype)
 
     return get
@@ -137,7 +142,7 @@ def _generating(cls: type, name: str) -> Callable[..., Any]:
 
     @functools.wraps(base)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        holder = self._peftcore_holder
+        holder = self._peftcore.holder
         before = holder.columns
         given = (*args[:1], *(kwargs.get(k) for k in ("inputs", "input_ids", "inputs_embeds")))
         inputs = next((v for v in given if isinstance(v, Tensor)), None)
@@ -169,37 +174,37 @@ def _rebuild(*key: Any) -> Any:
 
 def rewrite(
     module: nn.Module,
+    holder: ContextHolder,
     exposed: Iterable[str] = (),
     *,
-    entry: ContextHolder | None = None,
-    carries: ContextHolder | None = None,
-) -> None:
+    enters: bool = False,
+    carries: bool = False,
+) -> Seat:
     """Make a module able to run pieces; what it could do before it keeps.
 
     Args:
         module: the module.
+        holder: where the context of a call is left.
         exposed: parameters to read through a property.
-        entry: the holder, where the module is the entry of the backbone.
-        carries: the holder, where the module carries the context through checkpointing.
+        enters: the module is the entry of the backbone, whose call makes the context.
+        carries: the module carries the context through gradient checkpointing.
     """
     known: ClassKey | None = getattr(type(module), "_peftcore_key", None)
     if known is None:
-        module.__dict__.update(_peftcore_program=None, _peftcore_placed={}, _peftcore_casts={})
-    elif not exposed and entry is None and carries is None:
-        return
+        module.__dict__[SEAT] = Seat(holder)
+    elif not (exposed or enters or carries):
+        return seat_of(module)
     old = known or ClassKey(type(module))
-    holder = entry or carries
-    if holder is not None:
-        module.__dict__["_peftcore_holder"] = holder
     key = ClassKey(
         old.bare,
         old.exposed | frozenset(exposed),
-        tuple(entry.backbone.generating) if entry else old.generating,
-        old.carries or carries is not None,
+        tuple(holder.backbone.generating) if enters else old.generating,
+        old.carries or carries,
     )
     if key != known:
         object.__setattr__(module, "__class__", adapted_class(key))
         _reach_through(module)
+    return seat_of(module)
 
 
 def _reach_through(module: nn.Module) -> None:
@@ -234,12 +239,12 @@ def put(module: nn.Module, adapter: str, item: Placed) -> None:
     container._modules[child] = item.piece
     if item.piece.training is not module.training:
         item.piece.train(module.training)
-    module._peftcore_placed.setdefault(adapter, []).append(item)  # type: ignore[union-attr, operator]
+    seat_of(module).placed.setdefault(adapter, []).append(item)
 
 
 def take_out(module: nn.Module, adapter: str) -> None:
     """Take all pieces of an adapter out of a module."""
-    for item in module._peftcore_placed.pop(adapter, ()):  # type: ignore[union-attr, operator]
+    for item in seat_of(module).placed.pop(adapter, ()):
         container = module._modules[CONTAINER]
         assert container is not None
         del container._modules[item.child(adapter)]
@@ -257,5 +262,4 @@ def restore(module: nn.Module) -> None:
     if isinstance(replaced, MethodType) and replaced.__func__ is type(module).forward:
         module.__dict__["forward"] = MethodType(bare.forward, module)  # type: ignore
     module.__class__ = bare
-    for name in ("program", "placed", "casts", "holder"):
-        module.__dict__.pop(f"_peftcore_{name}", None)
+    module.__dict__.pop(SEAT, None)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.method.pieces import Delta, Transform
+from peftcore.method.pieces import Delta, Reparam, Transform
 from peftcore.method.placed import Placed
+from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
 from peftcore.run.holder import ContextHolder
 from peftcore.run.program import Program, add, edit_first, run_piece
@@ -43,81 +44,138 @@ class Rows:
 def routed(
     module: nn.Module, items: list[list[Placed]], swaps: list[dict[str, nn.Parameter]],
     rows: Rows, holder: ContextHolder,
-) -> Any:  # fmt: skip
-    flat = [item for group in items for item in group]
-    plain = all(isinstance(item.piece, Delta) and item.site.rows is None for item in flat)
-    if plain and not any(swaps):
-        return RoutedDeltas(items, rows)
-    after = all(isinstance(i.piece, Transform) and i.piece.where == "output" for i in flat)
-    if after and not any(swaps):
-        return RoutedOutputs(items, rows, holder)
-    return RoutedGroups(module, items, swaps, rows, holder)
+) -> Routed:  # fmt: skip
+    """Return the program of a module whose rows have adapters of their own.
+
+    Args:
+        module: the module.
+        items: the pieces there of each adapter.
+        swaps: the parameters there of each adapter, by name.
+        rows: which adapter serves each row.
+        holder: the context of the call that is running.
+    """
+    flat = [item.piece for group in items for item in group]
+    whole = all(item.site.features is None for group in items for item in group)
+    kind: type[Routed] = RoutedGroups
+    if whole and not any(swaps):
+        if all(isinstance(piece, Delta) for piece in flat):
+            kind = RoutedDeltas
+        elif all(isinstance(p, Transform) and p.where == "output" for p in flat):
+            kind = RoutedOutputs
+        elif all(isinstance(p, Reparam) and p.serves_rows for p in flat):
+            kind = RoutedReparams
+    return kind(module, items, swaps, rows, holder)
 
 
-class RoutedDeltas:
-    """Only deltas at this module: the base runs once for all rows."""
+class Routed:
+    """The pieces of several adapters at one module.
+
+    Where a module that encloses this one runs for the rows of one adapter alone, so does this one.
+    """
 
     direct: tuple[Placed, ...] = ()
 
-    def __init__(self, items: list[list[Placed]], rows: Rows):
+    def __init__(
+        self, module: nn.Module, items: list[list[Placed]], swaps: list[dict[str, nn.Parameter]],
+        rows: Rows, holder: ContextHolder,
+    ):  # fmt: skip
         self.rows = rows
-        self.pieces: list[list[Delta]] = [
-            [item.piece for item in group if isinstance(item.piece, Delta)] for group in items
-        ]
-        self._banks: dict[tuple[int, torch.device], Callable[[Tensor], Tensor] | None] = {}
-
-    def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run the module, then add to each row what its adapter adds."""
-        x: Tensor = args[0] if args else next(iter(kwargs.values()))
-        out = base(module, *args, **kwargs)
-        index, groups = self.rows.of(x.shape[0], x.device)
-        bank = self._bank(index)
-        if bank is not None:
-            return add(out, bank(x), None)
-        for pieces, rows in zip(self.pieces, groups[1:], strict=False):
-            if len(rows) == 0:
-                continue
-            for piece in pieces:
-                change = run_piece(piece, x[rows]).to(out.dtype)
-                out = out.index_add(0, rows, change.expand(len(rows), *out.shape[1:]))
-        return out
-
-    def _bank(self, index: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """Return one batched function for all rows, where the pieces offer one."""
-        if any(len(pieces) > 1 for pieces in self.pieces):
-            return None
+        self.holder = holder
+        self.swaps = swaps
+        self.programs = [Program(module, group, holder) if group else None for group in items]
+        self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
+        self._banks: dict[tuple[int, torch.device], Callable[..., Tensor] | None] = {}
         having = [i for i, pieces in enumerate(self.pieces) if pieces]
         ones = [self.pieces[i][0] for i in having]
-        if len({type(piece) for piece in ones}) != 1:
+        #: The pieces are of one class that offers to serve rows.
+        self.fits = (
+            all(len(pieces) < 2 for pieces in self.pieces)
+            and len({type(piece) for piece in ones}) == 1
+            and ones[0].serves_rows
+        )
+        self._having, self._ones = having, ones
+
+    def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the module for the rows of all adapters, or for those of one."""
+        context = self.holder.current
+        if context.group is not None:
+            return self.run_group(context.group, module, base, args, kwargs)
+        return self.run_all(context, module, base, args, kwargs)
+
+    def run_all(
+        self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run the module for rows that have adapters of their own."""
+        raise NotImplementedError
+
+    def run_group(
+        self, i: int, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run the module with the pieces and values of one adapter; -1 is the bare base."""
+        program = self.programs[i] if i >= 0 else None
+        own = self.swaps[i] if i >= 0 else {}
+        before = {leaf: module._parameters[leaf] for leaf in own}
+        module._parameters.update(own)
+        try:
+            if program is None:
+                return base(module, *args, **kwargs)
+            return program.run(module, base, args, kwargs)
+        finally:
+            module._parameters.update(before)
+
+    def bank(self, index: Tensor) -> Callable[..., Tensor] | None:
+        """Return one batched function for all rows, where the pieces offer one."""
+        if not self.fits:
             return None
         key = (len(index), index.device)
         grad = torch.is_grad_enabled()
         if grad or key not in self._banks:
             number = torch.full((len(self.pieces) + 1,), -1, device=index.device)
-            number[having] = torch.arange(len(having), device=index.device)
-            bank = type(ones[0]).batched(ones, number[index])
+            number[self._having] = torch.arange(len(self._having), device=index.device)
+            kind: Any = type(self._ones[0])
+            bank: Callable[..., Tensor] | None = kind.batched(self._ones, number[index])
             if grad:
                 return bank
             self._banks[key] = bank
         return self._banks[key]
 
 
-class RoutedOutputs:
+class RoutedDeltas(Routed):
+    """Only deltas at this module: the base runs once for all rows."""
+
+    def run_all(
+        self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run the module, then add to each row what its adapter adds."""
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        out = base(module, *args, **kwargs)
+        index, groups = self.rows.of(x.shape[0], x.device)
+        bank = self.bank(index)
+        if bank is not None:
+            return add(out, bank(x), None, self._ones[0])
+        for pieces, rows in zip(self.pieces, groups[1:], strict=False):
+            if len(rows) == 0:
+                continue
+            for piece in pieces:
+                change = run_piece(piece, x[rows], context.rows(rows)).to(out.dtype)
+                out = out.index_add(0, rows, change.expand(len(rows), *out.shape[1:]))
+        return out
+
+
+class RoutedOutputs(Routed):
     """Only edits of the output at this module: the base runs once for all rows."""
 
-    direct: tuple[Placed, ...] = ()
-
-    def __init__(self, items: list[list[Placed]], rows: Rows, holder: ContextHolder):
-        self.rows = rows
-        self.holder = holder
-        self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
-
-    def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run_all(
+        self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         """Run the module, then let each adapter edit its rows."""
         out = base(module, *args, **kwargs)
         whole = out if isinstance(out, Tensor) else out[0]
-        _, groups = self.rows.of(whole.shape[0], whole.device)
-        context = self.holder.current
+        index, groups = self.rows.of(whole.shape[0], whole.device)
+        bank = self.bank(index)
+        if bank is not None:
+            whole = bank(whole, context).to(whole.dtype)
+            return whole if isinstance(out, Tensor) else type(out)((whole, *out[1:]))
         for pieces, rows in zip(self.pieces, groups[1:], strict=False):
             if len(rows) == 0 or not pieces:
                 continue
@@ -128,21 +186,12 @@ class RoutedOutputs:
         return whole if isinstance(out, Tensor) else type(out)((whole, *out[1:]))
 
 
-class RoutedGroups:
+class RoutedGroups(Routed):
     """Any pieces at this module: it runs once for each adapter, on that adapter's rows."""
 
-    direct: tuple[Placed, ...] = ()
-
-    def __init__(
-        self, module: nn.Module, items: list[list[Placed]], swaps: list[dict[str, nn.Parameter]],
-        rows: Rows, holder: ContextHolder,
-    ):  # fmt: skip
-        self.rows = rows
-        self.holder = holder
-        self.programs = [Program(module, group, holder) if group else None for group in items]
-        self.swaps = swaps
-
-    def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run_all(
+        self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         """Run each group of rows with its own pieces and values, and put the rows together."""
         given = (*args, *kwargs.values())
         if any(hasattr(value, "get_seq_length") for value in given):
@@ -154,7 +203,6 @@ class RoutedGroups:
         values = [v for v in given if isinstance(v, Tensor)]
         count = values[0].shape[0]
         _, groups = self.rows.of(count, values[0].device)
-        context = self.holder.current
         outs: list[tuple[Tensor, Any]] = []
         try:
             for i, rows in enumerate(groups, start=-1):
@@ -162,25 +210,33 @@ class RoutedGroups:
                     continue
                 a = _pick(args, rows, count)
                 k = _pick(kwargs, rows, count)
-                self.holder.current = context.rows(rows)
-                outs.append((rows, self._run_group(i, module, base, a, k)))
+                self.holder.current = context.rows(rows, i)
+                outs.append((rows, self.run_group(i, module, base, a, k)))
         finally:
             self.holder.current = context
         return _together(outs, count)
 
-    def _run_group(
-        self, i: int, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
+
+class RoutedReparams(RoutedGroups):
+    """One reparametrisation an adapter, of a class that serves rows beside one call of the base."""
+
+    def run_all(
+        self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        program = self.programs[i] if i >= 0 else None
-        own = self.swaps[i] if i >= 0 else {}
-        before = {leaf: module._parameters[leaf] for leaf in own}
-        module._parameters.update(own)
-        try:
-            if program is None:
-                return base(module, *args, **kwargs)
-            return program.run(module, base, args, kwargs)
-        finally:
-            module._parameters.update(before)
+        """Run the module once, with the pieces of all rows around it."""
+        first = next(iter(kwargs), "")
+        x: Tensor = args[0] if args else kwargs[first]
+        index, _ = self.rows.of(x.shape[0], x.device)
+        bank = self.bank(index)
+        if bank is None:
+            return super().run_all(context, module, base, args, kwargs)
+
+        def call(y: Tensor) -> Tensor:
+            if args:
+                return base(module, y, *args[1:], **kwargs)  # type: ignore[no-any-return]
+            return base(module, **{**kwargs, first: y})  # type: ignore[no-any-return]
+
+        return bank(call, x)
 
 
 def _pick(value: Any, rows: Tensor, count: int) -> Any:

@@ -1,5 +1,7 @@
-"""A checkpoint on disk: a directory of ``adapter.safetensors``, which also holds the description in its
-metadata and is self-contained, and ``adapter.json``, the same description for people and tools.
+"""A checkpoint on disk.
+
+A directory of ``adapter.safetensors``, which also holds the description in its metadata and is
+self-contained, and ``adapter.json``, the same description for people and tools.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ FORMAT = 1
 
 
 def digest(tensor: Tensor) -> str:
+    """Return a digest of a tensor's values."""
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(raw.tobytes()).hexdigest()[:16]
 

@@ -11,6 +11,15 @@ from peftcore.errors import CheckpointError
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder, each whole or not at all.
+
+    Args:
+        folder: made where it does not exist.
+        files: name to content, in the order in which they take their places.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     temporary: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,13 @@ from peftcore.testing.fake_plugins import (
     run_in_process as run_in_process,
 )
 from peftcore.testing.matrix import (
-    Pair as Pair,
+    attached as attached,
     check_pair as check_pair,
     loss_of as loss_of,
     pairs as pairs,
     perturb as perturb,
+    reason_against as reason_against,
+    refusal as refusal,
     run as run,
     same as same,
     tensors_of as tensors_of,

@@ -12,7 +12,7 @@ import peftcore
 from peftcore.model.backbones import backbone_named, backbone_of
 from peftcore.model.globs import path_matches
 from peftcore.model.roles import check_role
-from peftcore.model.sites import survey
+from peftcore.model.survey import survey
 from peftcore.testing import toy
 from peftcore.testing.matrix import loss_of, run, same, tiny
 
@@ -93,7 +93,7 @@ class BackboneContract:
             linear = {
                 s.role for s in survey(model, knows).sites
                 if s.layer.kind == "linear" and s.role in known and s.role != "unused"
-                and (s.rows is None or s.role.endswith("qkv"))
+                and (s.features is None or s.role.endswith("qkv"))
             }  # fmt: skip
             adapter = peftcore.attach(model, "probe", targets=sorted(linear))
             loss_of(model(**batch)).backward()

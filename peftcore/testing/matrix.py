@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +12,35 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import TargetError
+from peftcore.errors import PeftcoreError, TargetError
 from peftcore.model.backbones import Backbone, backbone_named
-from peftcore.registry.installed import installed, resolve
+from peftcore.model.features import missing
+from peftcore.model.survey import Survey, survey
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 from peftcore.testing import toy
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A method on a backbone.
-
-    Attributes:
-        method, backbone: names of the two.
-        impossible: the declared reason why they do not go together, or an empty string.
-    """
-
-    method: str
-    backbone: str
-    impossible: str = ""
-
-
-def pairs() -> list[Pair]:
+def pairs() -> list[tuple[str, str]]:
     """Return every pair of installed method and backbone; the kit's own probe is left out."""
     toy.register()
     return [
-        Pair(method, backbone, installed().impossible(method, backbone))
+        (method, backbone)
         for method in installed().methods
         for backbone in installed().backbones
         if method != "probe"
     ]
 
 
-def config_for(method: str, backbone: str) -> dict[str, Any]:
-    """Return the configuration with which a method is tried on a backbone."""
-    known = installed().methods[method].config_for
-    return dict(known.get(backbone, known.get("*", {})))
+def reason_against(method: str, backbone: str) -> str:
+    """Return why a method cannot run on a backbone's small member by what it needs, or nothing."""
+    return missing(_surveyed(backbone), installed().methods[method].needs)
+
+
+@cache
+def _surveyed(backbone: str) -> Survey:
+    knows, model, _ = tiny(backbone)
+    return survey(model, knows)
 
 
 def tiny(backbone: str, head: str = "none") -> tuple[Backbone, nn.Module, dict[str, Any]]:
@@ -100,18 +94,38 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
     )
 
 
-def _attach(model: nn.Module, method: str, config: dict[str, Any]) -> peftcore.Adapter:
+def attached(model: nn.Module, method: str, config: Mapping[str, Any]) -> peftcore.Adapter:
+    """Attach a method; where the roles of its defaults are not there, at all linear layers."""
     fields = resolve(installed().methods[method].config).model_fields
     try:
-        return peftcore.attach(model, method, **config)
-    except TargetError:
-        if config or "targets" not in fields:
-            raise
+        return peftcore.attach(model, [{"method": method, **config}])
+    except TargetError as error:
         # neither plugin need know the other: a backbone may lack the roles of the defaults
-        return peftcore.attach(model, method, targets=["all-linear"])
+        if "targets" not in fields or "targets" in config or "matches nothing" not in str(error):
+            raise
+        return peftcore.attach(model, [{"method": method, **config, "targets": ["all-linear"]}])
 
 
-def check_pair(method: str, backbone: str) -> None:
+def refusal(method: str, backbone: str, config: Mapping[str, Any]) -> str:
+    """Return the sentence with which a pair is refused, or an empty string where it is not.
+
+    Raises:
+        AssertionError: the model was not left as it was.
+    """
+    _, model, batch = tiny(backbone)
+    bare, keys = run(model, batch), list(model.state_dict())
+    try:
+        attached(model, method, config).detach()
+    except PeftcoreError as error:
+        assert not peftcore.adapters(model), f"{method} on {backbone}: refused, but attached"
+        assert list(model.state_dict()) == keys and same(run(model, batch), bare), (
+            f"{method} on {backbone}: refused, but the model was changed"
+        )
+        return str(error)
+    return ""
+
+
+def check_pair(method: str, backbone: str, config: Mapping[str, Any]) -> None:
     """Attach, forward, backward, save, load and detach one method on one backbone.
 
     Raises:
@@ -119,7 +133,7 @@ def check_pair(method: str, backbone: str) -> None:
     """
     _, model, batch = tiny(backbone)
     bare, keys = run(model, batch), list(model.state_dict())
-    adapter = _attach(model, method, config_for(method, backbone))
+    adapter = attached(model, method, config)
     loss_of(model(**batch)).backward()
     adapter.check_alive()
     trained = {id(p) for p in adapter.parameters()}

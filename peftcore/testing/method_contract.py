@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,17 +19,18 @@ from torch import nn
 
 import peftcore
 from peftcore.errors import ConfigError, MergeError
-from peftcore.method.pieces import has_weight_form
 from peftcore.model.walk import base_modules
-from peftcore.registry.installed import installed, resolve
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 from peftcore.schema import validated
 from peftcore.testing import toy
 from peftcore.testing.matrix import (
     check_pair,
-    config_for,
     loss_of,
     pairs,
     perturb,
+    reason_against,
+    refusal,
     run,
     same,
     tensors_of,
@@ -41,7 +43,7 @@ toy.register()
 def _generate(metafunc: Any, method: str) -> None:
     """Parametrise ``backbone_name`` over the backbones that a method can run on."""
     if "backbone_name" in metafunc.fixturenames:
-        names = [p.backbone for p in pairs() if p.method == method and not p.impossible]
+        names = [backbone for name, backbone in pairs() if name == method]
         metafunc.parametrize("backbone_name", names)
 
 
@@ -50,7 +52,10 @@ class MethodContract:
 
     Attributes:
         method: name of the method.
-        config: configuration to test with, on the toy.
+        config: configuration to test with, on the toy and on every backbone.
+        on: further configuration on a backbone, by its name.
+        refused_on: pattern of the sentence that refuses a backbone, by its name, where the reason
+            is none of the features that the spec needs.
         merges: whether the method can be merged; an error is expected where it cannot.
         merge_tolerance: largest difference between merged and unmerged outputs, fp32.
         steps, learning_rate: training steps in which the toy's loss must fall.
@@ -60,6 +65,8 @@ class MethodContract:
 
     method: ClassVar[str]
     config: ClassVar[dict[str, Any]] = {}
+    on: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    refused_on: ClassVar[Mapping[str, str]] = {}
     merges: ClassVar[bool] = True
     merge_tolerance: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 30
@@ -78,8 +85,11 @@ class MethodContract:
 
     def attach(self, model: nn.Module, **options: Any) -> peftcore.Adapter:
         """Attach the method with the contract's configuration."""
-        config = {"method": self.method, **config_for(self.method, "toy"), **self.config}
-        return peftcore.attach(model, [config], **options)
+        return peftcore.attach(model, [self.choice()], **options)
+
+    def choice(self, backbone: str = "toy") -> dict[str, Any]:
+        """Return the method with its configuration for a backbone."""
+        return {"method": self.method, **self.config, **self.on.get(backbone, {})}
 
     def pair(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the toy and a batch of it."""
@@ -262,7 +272,7 @@ class MethodContract:
         tuned = run(model, batch)
         state = {k: v.clone() for k, v in model.state_dict().items()}
         if not self.merges:
-            assert not all(has_weight_form(p.piece) for p in adapter.placed)
+            assert not all(p.piece.is_change() for p in adapter.placed)
             with pytest.raises(MergeError):
                 adapter.merge()
         else:
@@ -282,7 +292,7 @@ class MethodContract:
         if other == self.method or other not in installed().methods:
             pytest.skip(f"{other} is not another installed method")
         model, batch = self.pair()
-        own = {"method": self.method, **config_for(self.method, "toy"), **self.config}
+        own = self.choice()
         methods: list[Any] = [own, other] if first else [other, own]
         adapter = peftcore.attach(model, methods)
         loss_of(model(**batch)).backward()
@@ -341,4 +351,12 @@ class MethodContract:
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
     def test_it_works_on_every_installed_backbone(self, backbone_name: str) -> None:
-        check_pair(self.method, backbone_name)
+        config = self.choice(backbone_name)
+        del config["method"]
+        expected = self.refused_on.get(backbone_name, "")
+        if reason := reason_against(self.method, backbone_name):
+            expected = f"{self.method} cannot run on {backbone_name}: {re.escape(reason)}"
+        if expected:
+            assert re.search(expected, refusal(self.method, backbone_name, config))
+        else:
+            check_pair(self.method, backbone_name, config)

@@ -62,7 +62,7 @@ class Adapter(Method):
                 f"{where} takes token numbers, so an adapter cannot read its input."
                 f' Write placement: {{"{site.role}": "after", "default": "{placement}"}}.'
             )
-        if site.rows is not None and placement != "parallel":
+        if site.features is not None and placement != "parallel":
             raise TargetError(
                 f"{where} is a slice of a fused layer; an adapter {placement} it would act on the"
                 " other slices too. Write placement: parallel, or name the whole layer."
@@ -119,7 +119,7 @@ class BesideFeedForward(Method):
         return []
 
     def _check(self, site: Site) -> None:
-        if site.layer.kind != "linear" or site.rows is not None:
+        if site.layer.kind != "linear" or site.features is not None:
             raise TargetError(f"{self.label}.targets: {site.here} is no whole linear layer: {_TWO}")
 
 

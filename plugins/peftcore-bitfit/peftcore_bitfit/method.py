@@ -89,7 +89,7 @@ class BitFit(Method):
         if not site.matches(self.config.targets) or site.path in self._whole:
             return None
         add = self.config.add_missing and not site.layer.bias
-        if site.rows is None or _is_fused_attention(site):
+        if site.features is None or _is_fused_attention(site):
             # a whole layer comes before its slices, which its bias covers
             self._whole.add(site.path)
             return AddedBias(site.layer) if add else None

@@ -202,7 +202,7 @@ def test_a_slice_of_a_missing_bias_is_an_error_or_added(fused: nn.Module) -> Non
     with pytest.raises(TargetError, match=r"'attention.value' chooses no bias .* add_missing"):
         peftcore.plan(fused, "bitfit", targets=["attention.value"])
     part = peftcore.plan(fused, "bitfit", targets=["attention.value"], add_missing=True)
-    assert [(p.site.rows, p.piece.bias.numel()) for p in part.placed] == [((8, 12), 4)] * 2
+    assert [(p.site.features, p.piece.bias.numel()) for p in part.placed] == [((8, 12), 4)] * 2
     assert len(peftcore.plan(fused, "bitfit", add_missing=True).placed) == 2
 
 

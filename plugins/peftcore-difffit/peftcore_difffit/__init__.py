@@ -12,5 +12,4 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_difffit.config:DiffFitConfig",
         method="peftcore_difffit.method:DiffFit",
         paper="Xie et al. 2023, DiffFit, https://arxiv.org/abs/2304.06648",
-        config_for={"timm-cnn": {"targets": ["conv"]}},
     )

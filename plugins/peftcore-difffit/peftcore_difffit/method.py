@@ -37,7 +37,7 @@ class Gamma(Reparam):
         return bias * self.gamma
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Return the scaled output of the layer; a convolution's features come before its grid."""
         out = call(x)

@@ -46,7 +46,7 @@ class Decomposed(Reparam):
         norm = _norms(weight.detach())
         return (self.magnitude / _above_zero(norm))[:, None] * weight
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         """Return the gain, [out], without making V."""
         with torch.no_grad(), torch.autocast(self.magnitude.device.type, enabled=False):
             norm = self._norm(weight())
@@ -63,18 +63,18 @@ class Decomposed(Reparam):
         return _above_zero(square.clamp_min(0).sqrt())
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
     ) -> Tensor:
         """Return g (W x + s B A x) + b, [..., out], for x [..., in].
 
         With dropout D it is W x + b + (g - 1) W D(x) + g s B A D(x), as in the authors' code.
         """
         if not (self.dropout and self.training):
-            return _scaled(self._with_update(call(x), x), prepared, bias)
+            return _scaled(self._with_update(call(x), x), precomputed, bias)
         mask = drawn(x, self.dropout)
         again = call(x * mask / (1 - self.dropout))
         kept = again if bias is None else again - bias
-        return call(x) + self._change(kept, x, mask, prepared)
+        return call(x) + self._change(kept, x, mask, precomputed)
 
     def _change(self, kept: Tensor, x: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
         """Return (g - 1) W D(x) + g s B A D(x) for W D(x), [..., out]."""

@@ -59,7 +59,7 @@ class _Part:
         if self.excluded is not None and site.matches(self.excluded):
             self.out.append(site.path)
         if site.matches(self.targets):
-            if site.rows is None:
+            if site.features is None:
                 self.paths.append(site.path)
             else:
                 self.slices[site.path] = site.role

@@ -31,7 +31,7 @@ class ScaledOutput(_Scale):
         return self.ia3_l * bias
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Scale the output, [..., out]."""
         out = call(x)
@@ -46,7 +46,7 @@ class ScaledInput(_Scale):
         return weight * self.ia3_l
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Scale the input, [..., in]."""
         return call(x * self.ia3_l.to(x.dtype))

@@ -15,7 +15,6 @@ def peftcore_register_methods() -> list[MethodSpec]:
             paper="He et al. 2023, KAdaptation, https://arxiv.org/abs/2203.16329",
             # n must divide the widths, and the kit's models are narrow
             # WavLM reads weights and never calls the layers
-            config_for={"*": {"phm_dim": 4}, "wavlm": {"phm_dim": 4, "bias": False}},
             needs=("linear", "attention"),
         ),
         MethodSpec(

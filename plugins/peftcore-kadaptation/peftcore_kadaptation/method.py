@@ -83,8 +83,8 @@ class Compacter(Method):
         if not site.matches(self.config.targets):
             return None
         layer, n = site.layer, self.config.phm_dim
-        if layer.kind.startswith("conv") or site.rows is not None or not layer.out_features:
-            what = "a slice of a fused layer" if site.rows is not None else f"a {layer.kind}"
+        if layer.kind.startswith("conv") or site.features is not None or not layer.out_features:
+            what = "a slice of a fused layer" if site.features is not None else f"a {layer.kind}"
             raise TargetError(
                 f"{self.label}.targets: {site.here} is {what}; an"
                 " adapter needs the whole output of a layer, features last. Leave it out with"

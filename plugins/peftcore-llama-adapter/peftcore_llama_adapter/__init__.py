@@ -2,13 +2,6 @@
 
 from peftcore import MethodSpec, hookimpl
 
-_IMPOSSIBLE = {
-    "toy": "its attention does not say how many heads it has",
-    "wavlm": "it reads the weights of its projections and never calls them, so that nothing can"
-    " take their queries",
-    "deberta": "its projection of queries serves positions as well",
-}
-
 
 @hookimpl
 def peftcore_register_methods() -> MethodSpec:
@@ -19,6 +12,5 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_llama_adapter.config:LlamaAdapterConfig",
         method="peftcore_llama_adapter.method:LlamaAdapter",
         paper="Zhang et al. 2023, LLaMA-Adapter, https://arxiv.org/abs/2303.16199",
-        needs=("attention",),
-        impossible=_IMPOSSIBLE,
+        needs=("attention", "own-queries"),
     )

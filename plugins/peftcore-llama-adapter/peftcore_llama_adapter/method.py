@@ -51,7 +51,7 @@ class LlamaAdapter(Method):
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Piece | None:
         """Return the prompts of an attention, or what links its projections to them."""
-        if site.rows is not None:
+        if site.features is not None:
             return None
         if site.path in self._attention:
             made = Prompts(site, self._attention[site.path], self.config)
@@ -87,7 +87,7 @@ class LlamaAdapter(Method):
         scale = getattr(site.module, "scaling", 1.0)
         return Parts(
             heads, width, key.layer.in_features, scale if scale != 1 else width**-0.5,
-            (query.rows, key.rows, value.rows), key.module, value.module,
+            (query.features, key.features, value.features), key.module, value.module,
             getattr(site.module, "q_norm", None), getattr(site.module, "k_norm", None),
         )  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 from peftcore import BackboneSpec, LayerSpec, hookimpl
 
-_HAS = ("linear", "attention", "tokens", "vocabulary", "cache")
-
 
 @hookimpl
 def peftcore_register_backbones() -> list[BackboneSpec]:
@@ -13,7 +11,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="llama",
             summary="LLaMA 1 to 3 (Touvron et al. 2023) and models of its architecture: SmolLM2.",
             backbone="peftcore_llm.backbones:Llama",
-            has=_HAS,
             matches=("transformers.models.llama.modeling_llama:*",),
             configs=(
                 "llama-7b",
@@ -30,7 +27,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="mistral",
             summary="Mistral 7B (Jiang et al. 2023).",
             backbone="peftcore_llm.backbones:Mistral",
-            has=_HAS,
             matches=("transformers.models.mistral.modeling_mistral:*",),
             configs=("mistral-7b",),
         ),
@@ -38,7 +34,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="qwen",
             summary="Qwen 2, 2.5 and 3, dense text models.",
             backbone="peftcore_llm.backbones:Qwen",
-            has=_HAS,
             matches=(
                 "transformers.models.qwen2.modeling_qwen2:*",
                 "transformers.models.qwen3.modeling_qwen3:*",
@@ -49,7 +44,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="gemma",
             summary="Gemma 1 to 3, text models.",
             backbone="peftcore_llm.backbones:Gemma",
-            has=_HAS,
             matches=(
                 "transformers.models.gemma.modeling_gemma:*",
                 "transformers.models.gemma2.modeling_gemma2:*",
@@ -62,7 +56,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="gpt2",
             summary="GPT-2 (Radford et al. 2019).",
             backbone="peftcore_llm.backbones:Gpt2",
-            has=_HAS,
             matches=("transformers.models.gpt2.modeling_gpt2:*",),
             configs=("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"),
         ),

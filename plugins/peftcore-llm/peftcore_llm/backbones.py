@@ -33,6 +33,7 @@ class Llama(TransformersBackbone):
     positional = (
         "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels",
     )  # fmt: skip
+    has = ("tokens", "cache", "one-pass", "own-queries")
     roles = {
         "embeddings": "**.embed_tokens",
         "block": _BLOCK,
@@ -141,6 +142,7 @@ class Gpt2(TransformersBackbone):
         "input_ids", "past_key_values", "attention_mask", "token_type_ids", "position_ids",
         "inputs_embeds", "encoder_hidden_states", "encoder_attention_mask", "labels",
     )  # fmt: skip
+    has = Llama.has
     roles = {
         "embeddings": "**.wte",
         "embeddings.position": "**.wpe",

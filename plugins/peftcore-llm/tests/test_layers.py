@@ -44,7 +44,7 @@ def test_the_slices_of_the_fused_projection_are_its_thirds() -> None:
 
     backbone = backbone_named("gpt2")
     sites = survey(backbone.tiny(), backbone).sites
-    rows = {s.role: s.rows for s in sites if s.block == 0 and s.rows}
+    rows = {s.role: s.features for s in sites if s.block == 0 and s.features}
     assert rows == {
         "attention.query": (0, 32),
         "attention.key": (32, 64),

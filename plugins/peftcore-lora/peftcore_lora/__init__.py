@@ -15,5 +15,4 @@ def peftcore_register_methods() -> MethodSpec:
         " rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732;"
         " PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948;"
         " OLoRA: Büyükakyüz 2024, https://arxiv.org/abs/2406.01775",
-        config_for={"timm-cnn": {"targets": ["conv"]}},
     )

@@ -30,9 +30,9 @@ class Lora(Method):
         self._loading = False
 
     @hookimpl
-    def peftcore_prepare(self, state: Mapping[str, Tensor] | None) -> None:
+    def peftcore_prepare(self, tensors: Mapping[str, Tensor] | None) -> None:
         """Note whether a checkpoint is loaded, which brings the start of A and B with it."""
-        self._loading = state is not None
+        self._loading = tensors is not None
 
     @hookimpl
     def peftcore_rewrite_module(

@@ -60,11 +60,11 @@ class Reft(Method):
 
     @hookimpl
     def peftcore_load_state(
-        self, site: Site, piece: Edit, state: Mapping[str, Tensor]
+        self, site: Site, piece: Edit, tensors: Mapping[str, Tensor]
     ) -> bool | None:
         """Put R back, and the other tensors as they are."""
         if not isinstance(piece.projection, Rotation):
             return None
-        piece.load_state_dict(state, strict=False)
-        piece.projection.put(state["rotation"])
+        piece.load_state_dict(tensors, strict=False)
+        piece.projection.put(tensors["rotation"])
         return True

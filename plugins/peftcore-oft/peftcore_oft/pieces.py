@@ -52,15 +52,15 @@ class Rotated(Reparam):
         """Return W Rᵀ, [out, in]."""
         return turn(weight, self.rotation().mT)
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         """Return the blocks of R."""
         return self.rotation()
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
     ) -> Tensor:
         """Turn the input, [..., in]."""
-        return call(turn(x, prepared.to(x.dtype)))
+        return call(turn(x, precomputed.to(x.dtype)))
 
 
 class Butterfly(Reparam):
@@ -94,16 +94,16 @@ class Butterfly(Reparam):
             weight = self._factor(weight, blocks.mT, i)
         return self.boft_s[:, None] * weight
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         """Return the blocks of all factors."""
         return self.rotations()
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
     ) -> Tensor:
         """Turn the input, [..., in], and scale the output without its bias."""
-        for i in reversed(range(len(prepared))):
-            x = self._factor(x, prepared[i].to(x.dtype), i)
+        for i in reversed(range(len(precomputed))):
+            x = self._factor(x, precomputed[i].to(x.dtype), i)
         out = call(x)
         scale = self.boft_s.to(out.dtype)
         return out * scale if bias is None else torch.lerp(bias.to(out.dtype), out, scale)
@@ -136,13 +136,13 @@ class Reflected(Reparam):
         u, ut = self._factors()
         return weight - (weight.to(u.dtype) @ ut) @ u.T
 
-    def prepare(self, weight: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    def precompute(self, weight: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the two factors of the chain."""
         return self._factors()
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Reflect the input, [..., in]."""
-        u, ut = (factor.to(x.dtype) for factor in prepared)
+        u, ut = (factor.to(x.dtype) for factor in precomputed)
         return call(x - (x @ u) @ ut.T)

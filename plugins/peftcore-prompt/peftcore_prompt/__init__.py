@@ -2,11 +2,6 @@
 
 from peftcore import MethodSpec, hookimpl
 
-#: The decoder of a seq2seq model is refused; methods of blocks act on the encoder.
-_ENCODER = {"targets": ["path:**.encoder.layers.*"]}
-_SPEECH = ("wavlm", "wav2vec2", "hubert")
-_FRAMES = {name: {"after": 0} for name in _SPEECH}  # frames have no class token
-
 
 @hookimpl
 def peftcore_register_methods() -> list[MethodSpec]:
@@ -19,10 +14,8 @@ def peftcore_register_methods() -> list[MethodSpec]:
             method="peftcore_prompt.prompt:Prompt",
             paper="Lester et al. 2021, prompt tuning, https://arxiv.org/abs/2104.08691",
             identity_at_start=False,
-            needs=("tokens", "vocabulary"),
-            impossible={"whisper": "generation runs its encoder and its decoder apart"},
+            needs=("tokens", "vocabulary", "one-pass"),
             # the kit's rows are short, and so are the tables of positions of its models
-            config_for={"*": {"num_virtual_tokens": 4}},
         ),
         MethodSpec(
             name="vpt",
@@ -32,7 +25,6 @@ def peftcore_register_methods() -> list[MethodSpec]:
             paper="Jia et al. 2022, visual prompt tuning, https://arxiv.org/abs/2203.12119",
             identity_at_start=False,
             needs=("tokens", "bidirectional"),
-            config_for={**_FRAMES, "whisper": {**_ENCODER, "after": 0}},
         ),
         MethodSpec(
             name="embedding_prompt",
@@ -42,6 +34,5 @@ def peftcore_register_methods() -> list[MethodSpec]:
             paper="Feng et al. 2023, PEFT-SER, https://arxiv.org/abs/2306.05350",
             identity_at_start=False,
             needs=("tokens", "bidirectional"),
-            config_for={"whisper": _ENCODER},
         ),
     ]

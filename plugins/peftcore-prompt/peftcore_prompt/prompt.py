@@ -32,7 +32,7 @@ class Prompt(Method):
 
     @hookimpl
     def peftcore_prepare(
-        self, model: nn.Module, sites: Sequence[Site], state: Mapping[str, Tensor] | None
+        self, model: nn.Module, sites: Sequence[Site], tensors: Mapping[str, Tensor] | None
     ) -> None:
         """Find the network and its table of tokens, and make the two pieces.
 
@@ -51,7 +51,7 @@ class Prompt(Method):
         before = self.config.where == "before" or (
             self.config.where == "auto" and getattr(backbone_of(model), "causal", False)
         )
-        start = self._start(table, planned=state is not None or table.layer.device.type == "meta")
+        start = self._start(table, planned=tensors is not None or table.layer.device.type == "meta")
         handover = Handover()
         places = Places(0 if before else 1, count, positions)
         names = argument_names(network.module)

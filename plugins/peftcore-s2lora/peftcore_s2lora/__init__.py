@@ -25,7 +25,6 @@ def peftcore_register_methods() -> MethodSpec:
         method="peftcore_s2lora.method:S2Lora",
         paper="Liu et al. 2024, Sparsely Shared LoRA on Whisper, https://arxiv.org/abs/2309.11756",
         needs=("linear",),
-        config_for={"*": {"rank": 8}},  # the tiny models are narrower than the default rank
     )
 
 

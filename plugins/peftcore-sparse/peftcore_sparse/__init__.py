@@ -13,5 +13,4 @@ def peftcore_register_methods() -> MethodSpec:
         method="peftcore_sparse.method:Sparse",
         paper="Sung et al. 2021, FISH mask, https://arxiv.org/abs/2111.09839; Ansell et al. 2022,"
         " LT-SFT, https://arxiv.org/abs/2110.07560",
-        config_for={"timm-cnn": {"targets": ["conv"]}},
     )

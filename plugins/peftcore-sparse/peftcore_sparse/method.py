@@ -53,7 +53,7 @@ class Sparse(Method):
         model: nn.Module,
         sites: Sequence[Site],
         examples: Examples | None,
-        state: Mapping[str, Tensor] | None,
+        tensors: Mapping[str, Tensor] | None,
     ) -> None:
         """Choose the weights that train: by score, or those of the checkpoint.
 
@@ -66,9 +66,9 @@ class Sparse(Method):
         """
         targeted = [site for site in sites if site.matches(self.config.targets)]
         self._check(model, targeted)
-        self._loading = state is not None
-        if state is not None:
-            found = [self._stored(site, state) for site in targeted]
+        self._loading = tensors is not None
+        if tensors is not None:
+            found = [self._stored(site, tensors) for site in targeted]
         elif any(site.layer.device.type == "meta" for site in targeted):
             found = self._counted(targeted)
         else:
@@ -127,7 +127,7 @@ class Sparse(Method):
             return None
         known = self._loading or index.is_meta
         # of a slice, the core would run the whole layer beside it
-        made = SparseLinear if site.kind == "linear" and site.rows is None else SparseWeight
+        made = SparseLinear if site.kind == "linear" and site.features is None else SparseWeight
         return made(site.layer, index, None if known else site.weight(), zero=zero)
 
     @hookimpl

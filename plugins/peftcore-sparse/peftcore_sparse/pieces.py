@@ -46,19 +46,19 @@ class SparseWeight(Reparam):
 class SparseLinear(SparseWeight):
     """The same for a linear layer, without keeping the new weight for backward."""
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Tensor:
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         """Return the weight as it stands, no copy where it is not quantised."""
         return weight()
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Tensor, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
     ) -> Tensor:
         """Return the output with the new weight, [..., out], for x [..., in]."""
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(kind))
         rows = x.reshape(-1, x.shape[-1])
-        out = _Linear.apply(rows, prepared, self.values, bias, self.index, self.zero)  # type: ignore[no-untyped-call]
+        out = _Linear.apply(rows, precomputed, self.values, bias, self.index, self.zero)  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], out.shape[-1])  # type: ignore[no-any-return]
 
 

@@ -62,7 +62,7 @@ def _part(site: Site, stored: Tensor) -> Tensor:
     """Turn a tensor in the layout of the parameter into [out, in, ...] of the site."""
     layer = None if site.weight_name == InProjection.weight_name else layer_of(site.module)
     whole = layer.stored(stored) if layer else stored  # each other's transpose or the same
-    return whole[slice(*site.rows)] if site.rows else whole
+    return whole[slice(*site.features)] if site.features else whole
 
 
 def _averaged(

@@ -2,8 +2,6 @@
 
 from peftcore import BackboneSpec, hookimpl
 
-_ENCODER = ("linear", "attention", "tokens", "bidirectional", "convolutions")
-
 
 @hookimpl
 def peftcore_register_backbones() -> list[BackboneSpec]:
@@ -13,7 +11,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="wavlm",
             summary="WavLM (Chen et al. 2022), encoder of raw audio.",
             backbone="peftcore_speech.waveform:WavLM",
-            has=_ENCODER,
             matches=("transformers.models.wavlm.modeling_wavlm:*",),
             configs=("wavlm-base-plus",),
         ),
@@ -21,7 +18,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="wav2vec2",
             summary="wav2vec 2.0 (Baevski et al. 2020), encoder of raw audio.",
             backbone="peftcore_speech.waveform:Wav2Vec2",
-            has=_ENCODER,
             matches=("transformers.models.wav2vec2.modeling_wav2vec2:*",),
             configs=("wav2vec2-base",),
         ),
@@ -29,7 +25,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="hubert",
             summary="HuBERT (Hsu et al. 2021), encoder of raw audio.",
             backbone="peftcore_speech.waveform:Hubert",
-            has=_ENCODER,
             matches=("transformers.models.hubert.modeling_hubert:*",),
             configs=("hubert-base",),
         ),
@@ -37,7 +32,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="whisper",
             summary="Whisper (Radford et al. 2023), from log-mel frames to text.",
             backbone="peftcore_speech.whisper:Whisper",
-            has=(*_ENCODER, "cache"),
             matches=("transformers.models.whisper.modeling_whisper:*",),
             configs=(
                 "whisper-tiny",

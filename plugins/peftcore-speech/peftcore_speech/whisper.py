@@ -41,6 +41,9 @@ class Whisper(TransformersBackbone):
     heads = ("speech-seq2seq", "audio-classification")
     default_head = "speech-seq2seq"
     generating = ()
+    has = ("tokens", "bidirectional", "cache", "own-queries")
+    lacks = {"one-pass": "generation runs its encoder and its decoder apart"}
+    stacks = {"encoder": "**.encoder", "decoder": "**.decoder"}
     roles = {
         "conv": "**.conv{1,2}",
         "embeddings": "**.embed_tokens",

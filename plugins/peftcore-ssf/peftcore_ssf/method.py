@@ -47,7 +47,7 @@ class Scale(Reparam):
         return scaled if self.shift is None else scaled + self.shift
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Return the scaled and shifted output of the layer."""
         out = call(x)
@@ -94,7 +94,7 @@ class Ssf(Method):
             return None
         if not site.matches(self.config.targets) or not self._serves(site):
             return None
-        if site.rows is None or site.role.endswith(".qkv"):
+        if site.features is None or site.role.endswith(".qkv"):
             # a fused layer comes before its slices, which it covers
             self._whole.add(site.path)
         std = _STD if self.config.init == "released" else 0.0

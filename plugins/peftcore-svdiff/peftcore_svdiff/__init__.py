@@ -12,5 +12,4 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_svdiff.config:SvdiffConfig",
         method="peftcore_svdiff.method:Svdiff",
         paper="Han et al. 2023, SVDiff, https://arxiv.org/abs/2303.11305",
-        config_for={"timm-cnn": {"targets": ["conv"]}},
     )

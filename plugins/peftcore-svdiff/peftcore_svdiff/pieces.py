@@ -60,7 +60,7 @@ class SpectralLinear(Spectral):
         """Return the shifted bias, [out]."""
         return bias if self.shift is None else bias + self.shift
 
-    def prepare(self, weight: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def precompute(self, weight: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Return what gives the weight: only a large batch needs it."""
         return weight
 
@@ -68,14 +68,14 @@ class SpectralLinear(Spectral):
         self,
         call: Callable[[Tensor], Tensor],
         x: Tensor,
-        prepared: Callable[[], Tensor],
+        precomputed: Callable[[], Tensor],
         bias: Tensor | None,
     ) -> Tensor:
         """Return the output with the new weight, [..., out], for x [..., in]."""
         # the factors cost each input one more layer, a new weight costs as much as rank inputs
         if x.numel() // x.shape[-1] > len(self.delta):
             same = None if bias is None else bias.to(x.dtype)
-            out = F.linear(x, self(prepared()).to(x.dtype), same)
+            out = F.linear(x, self(precomputed()).to(x.dtype), same)
         else:
             read = F.linear(x, self.Vh.to(x.dtype)) * self._change().to(x.dtype)
             out = call(x) + F.linear(read, self.U.to(x.dtype))

@@ -2,9 +2,6 @@
 
 from peftcore import BackboneSpec, hookimpl
 
-#: Families whose attention can be used in a decoder, with a cache.
-_WITH_CACHE = ("linear", "attention", "tokens", "vocabulary", "bidirectional", "cache")
-
 
 @hookimpl
 def peftcore_register_backbones() -> list[BackboneSpec]:
@@ -14,7 +11,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="bert",
             summary="BERT (Devlin et al. 2019) and models of its architecture.",
             backbone="peftcore_text.backbones:Bert",
-            has=_WITH_CACHE,
             matches=("transformers.models.bert.modeling_bert:*",),
             configs=(
                 "bert-base-cased",
@@ -27,7 +23,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="roberta",
             summary="RoBERTa (Liu et al. 2019), XLM-RoBERTa and CamemBERT.",
             backbone="peftcore_text.backbones:Roberta",
-            has=_WITH_CACHE,
             matches=(
                 "transformers.models.roberta.modeling_roberta:*",
                 "transformers.models.xlm_roberta.modeling_xlm_roberta:*",
@@ -53,7 +48,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="electra",
             summary="ELECTRA (Clark et al. 2020).",
             backbone="peftcore_text.backbones:Electra",
-            has=_WITH_CACHE,
             matches=("transformers.models.electra.modeling_electra:*",),
             configs=("electra-small", "electra-base", "electra-large"),
         ),

@@ -47,11 +47,16 @@ def _sizes(width: int, layers: int, heads: int, **more: Any) -> Mapping[str, Any
     }
 
 
+#: Of families whose attention can be used in a decoder, with a cache.
+_WITH_CACHE = ("tokens", "bidirectional", "one-pass", "own-queries", "cache")
+
+
 class Bert(TransformersBackbone):
     """BERT, Devlin et al. 2019."""
 
     model_types = ("bert",)
     default_head = _HEAD
+    has = _WITH_CACHE
     roles = _BERT
     small = _SMALL
     configs = {
@@ -70,6 +75,7 @@ class Roberta(TransformersBackbone):
 
     model_types = ("roberta", "xlm-roberta", "camembert")
     default_head = _HEAD
+    has = _WITH_CACHE
     roles = _BERT
     small = {**_SMALL, "type_vocab_size": 1}
     configs = {
@@ -106,6 +112,8 @@ class Deberta(TransformersBackbone):
 
     model_types = ("deberta-v2",)
     default_head = _HEAD
+    has = ("tokens", "bidirectional", "one-pass")
+    lacks = {"own-queries": "its projection of queries serves positions as well"}
     roles = {
         **{role: glob for role, glob in _BERT.items() if role != "x-token-type"},
         "embeddings.position": (
@@ -176,6 +184,7 @@ class Electra(TransformersBackbone):
 
     model_types = ("electra",)
     default_head = _HEAD
+    has = _WITH_CACHE
     roles = {
         **{role: glob for role, glob in _BERT.items() if role != "pooler"},
         "x-embeddings-project": "**.embeddings_project",

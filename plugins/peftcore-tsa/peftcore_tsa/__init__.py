@@ -1,6 +1,14 @@
 """TSA: residual adapters beside the 3x3 convolutions of a network."""
 
-from peftcore import MethodSpec, hookimpl
+from peftcore import FeatureSpec, MethodSpec, hookimpl
+
+
+@hookimpl
+def peftcore_register_features() -> FeatureSpec:
+    """Return what TSA puts its adapters beside."""
+    return FeatureSpec(
+        "convolutions-of-kernel-3", "convolutions of kernel 3", "peftcore_tsa.method:has_kernel_3"
+    )
 
 
 @hookimpl
@@ -15,7 +23,6 @@ def peftcore_register_methods() -> MethodSpec:
         " https://arxiv.org/abs/2107.00358",
         # the released start is a small multiple of the identity
         identity_at_start=False,
-        needs=("convolutions",),
+        needs=("convolutions-of-kernel-3",),
         # the kit's toy has no convolutions, but a head
-        config_for={"toy": {"targets": None, "pre_classifier": True}},
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import Method, Site, TargetError, bare_class, hookimpl
+from peftcore import Method, Site, Survey, TargetError, bare_class, hookimpl
 from peftcore_tsa.config import TsaConfig
 from peftcore_tsa.pieces import BeforeHead, Beside, padding_of
 
@@ -83,6 +83,11 @@ class Tsa(Method):
                 f"{where} pads by {module.padding_mode} beyond the middle of its kernel, so that"
                 " no adapter of kernel 1 stands beside it. Leave it out with exclude."
             )
+
+
+def has_kernel_3(found: Survey) -> bool:
+    """Tell whether a model has convolutions of kernel 3."""
+    return any(_is_three(site) for site in found.sites)
 
 
 def _is_three(site: Site) -> bool:

@@ -73,7 +73,7 @@ class BeforeHead(Reparam):
         return weight @ self.beta.to(weight.dtype)
 
     def through(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, prepared: Any, bias: Tensor | None
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Any, bias: Tensor | None
     ) -> Tensor:
         """Return the head's output, [..., out], for x [..., in]."""
         return call(F.linear(x, self.beta.to(x.dtype)))

@@ -2,8 +2,6 @@
 
 from peftcore import BackboneSpec, LayerSpec, hookimpl
 
-_VIT = ("linear", "attention", "tokens", "bidirectional")
-
 
 @hookimpl
 def peftcore_register_backbones() -> list[BackboneSpec]:
@@ -13,7 +11,6 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="timm-vit",
             summary="Vision transformers of timm: ViT (Dosovitskiy et al. 2021), DeiT, DINOv2.",
             backbone="peftcore_vision.timm_models:TimmVit",
-            has=_VIT,
             matches=("timm.models.vision_transformer:VisionTransformer",),
             configs=("vit-b16-224", "vit-l16", "vit-h14", "vit-s14", "vit-b14"),
         ),
@@ -27,13 +24,11 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
                 "timm.models.mobilenetv3:MobileNetV3",
             ),
             configs=("resnet18", "resnet50", "resnet101", "efficientnet-lite0", "efficientnet-b0"),
-            has=("convolutions",),
         ),
         BackboneSpec(
             name="clip-vision",
             summary="The image tower of CLIP (Radford et al. 2021), with its projection.",
             backbone="peftcore_vision.clip:ClipVision",
-            has=_VIT,
             matches=(
                 "transformers.models.clip.modeling_clip:CLIPVision*",
                 "transformers.models.clip.modeling_clip:CLIPModel",

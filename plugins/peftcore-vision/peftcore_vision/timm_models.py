@@ -250,6 +250,16 @@ class TimmCnn(TimmBackbone):
 
     modules = ("timm.models.resnet", "timm.models.efficientnet", "timm.models.mobilenetv3")
     classifiers = ("fc", "classifier")
+    has = ("one-pass",)
+    # what methods change of attention by default is changed of the convolutions here
+    stands_in = {
+        "attention.query": "conv",
+        "attention.key": "conv",
+        "attention.value": "conv",
+        "attention.output": "conv",
+        "mlp.up": "conv",
+        "mlp.down": "conv",
+    }
     roles = {"block": ("**.layer{1,2,3,4}.*", "**.blocks.*.*")}
     small = {
         "architecture": "resnet18", "layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32),

@@ -67,7 +67,7 @@ def test_kin_of_the_vision_transformer_has_the_same_roles(
 
 def test_the_slices_of_the_fused_projection_are_query_key_and_value() -> None:
     model = backbone_named("timm-vit").tiny()
-    rows = {s.role: s.rows for s in survey(model, backbone_of(model)).sites if s.rows}
+    rows = {s.role: s.features for s in survey(model, backbone_of(model)).sites if s.features}
     assert rows == {
         "attention.query": (0, 32), "attention.key": (32, 64), "attention.value": (64, 96),
     }  # fmt: skip

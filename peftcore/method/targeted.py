@@ -1,0 +1,114 @@
+"""Methods that put one kind of thing at the layers which their targets choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from peftcore.errors import TargetError
+from peftcore.method.config import Mark, MethodConfig
+from peftcore.method.method import Method
+from peftcore.method.pieces import Piece
+from peftcore.model.sites import Site
+from peftcore.model.walk import bare_class
+from peftcore.registry.hookspecs import hookimpl
+
+#: Kind of layer to what sentences call it.
+_KINDS = {
+    "linear": "linear layers",
+    "embedding": "embeddings",
+    "conv": "convolutions",
+    "norm": "norms",
+    "module": "whole modules",
+}
+_PLAIN: dict[str, type[nn.Module]] = {
+    "linear": nn.Linear,
+    "embedding": nn.Embedding,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+}
+
+
+class Targeted(Method):
+    """A method with a field ``targets``: :meth:`piece` is asked for each layer that they choose.
+
+    What a layer must be is declared: its kinds here, the values that fit it as marks of the
+    configuration's fields (:class:`AtMost`, :class:`Divides`, :class:`NeedsCall`). The core refuses
+    the others, with the same words for every method.
+    """
+
+    #: Kinds of layers that the method knows; ``conv`` is any convolution.
+    kinds: ClassVar[tuple[str, ...]] = ("linear",)
+    #: Of these, those at which the piece repeats the layer's own call, so that a subclass of
+    #: torch's layer that computes more is refused.
+    plain: ClassVar[tuple[str, ...]] = ()
+
+    def piece(self, site: Site, config: Any) -> Piece | Mapping[str, Piece] | None:
+        """Return the piece of a targeted layer, several by name, or None to leave it alone.
+
+        Args:
+            site: the layer.
+            config: the configuration with per-role fields settled for it.
+        """
+        raise NotImplementedError
+
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> Piece | Mapping[str, Piece] | None:
+        """Return the piece of a targeted layer.
+
+        Raises:
+            TargetError: the layer is of another kind, or a setting does not fit it.
+        """
+        if not site.matches(self.config.targets):
+            return None
+        return self.piece(site, self.settled(site))
+
+    def settled(self, site: Site) -> Any:
+        """Return the configuration for a targeted site, after checking that they go together.
+
+        Raises:
+            TargetError: the layer is of another kind, or a setting does not fit it.
+        """
+        self._check_kind(site)
+        config: MethodConfig = self.config.at(site)
+        for field, marks in _marks(type(config)):
+            value = getattr(config, field)
+            for mark in marks:
+                if why := mark.refusal(field, value, site):
+                    raise TargetError(f"{self.label}.{field}: {why}")
+        return config
+
+    def _check_kind(self, site: Site) -> None:
+        kind = "conv" if site.layer.kind.startswith("conv") else site.layer.kind
+        where = f"{self.label}.targets: {site.here}"
+        if kind not in self.kinds:
+            known = [_KINDS[k] for k in self.kinds]
+            listed = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+            raise TargetError(
+                f"{where} is of kind {site.layer.kind}; {self.name} acts on {listed}. Name the"
+                " layers inside it, or leave it out with exclude."
+            )
+        plain = _PLAIN.get(site.layer.kind) if kind in self.plain else None
+        cls = bare_class(site.module)
+        if plain is not None and getattr(cls, "forward", None) is not plain.forward:
+            raise TargetError(
+                f"{where} is a {cls.__name__}, which does more than a plain {plain.__name__};"
+                f" {self.name} cannot act beside what else it does. Leave it out with exclude."
+            )
+
+
+_known: dict[type[MethodConfig], list[tuple[str, list[Mark]]]] = {}
+
+
+def _marks(kind: type[MethodConfig]) -> list[tuple[str, list[Mark]]]:
+    """Return the fields of a configuration that have marks."""
+    if kind not in _known:
+        found = [
+            (name, [m for m in info.metadata if isinstance(m, Mark)])
+            for name, info in kind.model_fields.items()
+        ]
+        _known[kind] = [(name, marks) for name, marks in found if marks]
+    return _known[kind]

@@ -1,0 +1,54 @@
+"""What a model has, found in it or declared by its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peftcore.model.sites import Site
+from peftcore.model.survey import Survey
+from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
+
+
+def linear(found: Survey) -> bool:
+    """Tell whether there are linear layers besides heads."""
+    return any(site.kind == "linear" and _counts(site) for site in found.sites)
+
+
+def attention(found: Survey) -> bool:
+    """Tell whether there is attention whose place is known."""
+    roles = {site.role for site in found.sites}
+    return any(role == "attention" or role.startswith("attention.") for role in roles)
+
+
+def vocabulary(found: Survey) -> bool:
+    """Tell whether there is a table of token embeddings."""
+    return any(site.role == "embeddings" and site.kind == "embedding" for site in found.sites)
+
+
+def convolutions(found: Survey) -> bool:
+    """Tell whether there are convolutions besides the projection of patches."""
+    return any(site.kind.startswith("conv") and _counts(site) for site in found.sites)
+
+
+def _counts(site: Site) -> bool:
+    return site.role not in ("head", "unused", "patch")
+
+
+def has(found: Survey, feature: str) -> bool:
+    """Tell whether a model has a feature."""
+    spec = installed().features[feature]
+    if spec.found:
+        finder: Callable[[Survey], bool] = resolve(spec.found)
+        return finder(found)
+    return feature in found.backbone.has
+
+
+def missing(found: Survey, needs: tuple[str, ...]) -> str:
+    """Say why a model cannot take a method that needs some features; empty where it can."""
+    absent = [name for name in needs if not has(found, name)]
+    reasons = [r for name in absent if (r := found.backbone.lacks.get(name))]
+    if reasons or not absent:
+        return " and ".join(reasons)
+    summaries = [installed().features[name].summary for name in absent]
+    return f"it needs {' and '.join(summaries)}, which {found.backbone.name} does not have"

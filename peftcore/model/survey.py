@@ -1,0 +1,273 @@
+"""One walk over a model that finds its sites, blocks, stacks, and what is shared or tied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from torch import nn
+
+from peftcore.errors import AttachError, TargetError, nearest
+from peftcore.model.backbones import Backbone
+from peftcore.model.globs import path_matches, translated
+from peftcore.model.layers import InProjection, LayerInfo, info_of, layer_of
+from peftcore.model.sites import ParameterInfo, Site
+from peftcore.model.targets import Targets
+from peftcore.model.walk import base_modules
+
+_KIND_ROLES = {"linear": "linear", "norm": "norm", "embedding": "embeddings"}
+_FUSED_LAYER = ("linear1", "linear2", "norm1", "norm2")
+
+
+@dataclass
+class Survey:
+    """All that one walk over a model finds; asked once, and kept by the plan.
+
+    Attributes:
+        backbone: what knows the model.
+        sites: every site, in model order.
+        modules: every base module by path, pieces left out.
+        shared: path of a module to all paths by which it can be reached, where there are several.
+        tied: name of a parameter to all names by which it can be reached, where there are several.
+        base: number of parameters of the bare model.
+        blocks_base: number of parameters inside its blocks.
+        blocks: number of its blocks.
+    """
+
+    backbone: Backbone
+    sites: list[Site]
+    modules: dict[str, nn.Module]
+    shared: dict[str, list[str]]
+    tied: dict[str, list[str]]
+    base: int
+    blocks_base: int
+    blocks: int
+    _where: dict[str, _Where]
+
+    @cached_property
+    def parameters(self) -> list[ParameterInfo]:
+        """Describe every parameter of the base model once, in model order."""
+        whole = {s.path: s for s in reversed(self.sites) if s.features is None}
+        seen: set[int] = set()
+        out = []
+        for path, module in self.modules.items():
+            site = whole.get(path)
+            layer = layer_of(module)
+            kind = site.layer.kind if site else layer.info(module).kind if layer else "module"
+            where = self._where[path]
+            for leaf, parameter in module._parameters.items():
+                if parameter is None or id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                name = f"{path}.{leaf}" if path else leaf
+                role = site.role if site else ""
+                # the fused projection of nn.MultiheadAttention is no module with a role of its own
+                fused = leaf.startswith("in_proj_")
+                place = ("attention.qkv", "linear") if fused else (role, kind)
+                out.append(
+                    ParameterInfo(
+                        name, path, leaf, *place, where.block, self.blocks, parameter, where.stack,
+                        where.span,
+                    )
+                )  # fmt: skip
+        return out
+
+    @cached_property
+    def read_directly(self) -> set[str]:
+        """Return the names of the parameters that the model reads without calling their module."""
+        found = set()
+        for site in self.sites:
+            if site.direct:
+                prefix = f"{site.path}." if site.path else ""
+                found |= {f"{prefix}{site.weight_name}", f"{prefix}{site.bias_name}"}
+        return found
+
+    def roles(self) -> dict[str, int]:
+        """Count the sites of each role."""
+        counts: dict[str, int] = {}
+        for site in self.sites:
+            counts[site.role] = counts.get(site.role, 0) + 1
+        return counts
+
+
+@dataclass(slots=True)
+class _Where:
+    """In which block and stack a module is."""
+
+    block: int | None = None
+    stack: str = ""
+    span: tuple[int, int] = (0, 0)
+
+
+def survey(model: nn.Module, backbone: Backbone) -> Survey:
+    """Find every site of a model in one walk."""
+    modules: dict[str, nn.Module] = {}
+    parents: dict[str, nn.Module | None] = {}
+    by_module: dict[int, list[str]] = {}
+    by_parameter: dict[int, list[str]] = {}
+    sizes: list[tuple[str, int]] = []
+    for path, module, parent in base_modules(model):
+        paths = by_module.setdefault(id(module), [])
+        paths.append(path)
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{path}.{leaf}" if path else leaf
+                names = by_parameter.setdefault(id(parameter), [])
+                if not names:
+                    sizes.append((path, parameter.numel()))
+                names.append(name)
+        if len(paths) == 1:
+            modules[path] = module
+            parents[path] = parent
+    roles = backbone.role_globs(model)
+    where, blocks = _places(modules, roles.get("block", ()), backbone.stack_globs(model))
+    sites = list(_sites(model, backbone, modules, parents, roles, where, blocks))
+    shared = {path: paths for paths in by_module.values() if len(paths) > 1 for path in paths}
+    tied = {name: names for names in by_parameter.values() if len(names) > 1 for name in names}
+    base = sum(size for _, size in sizes)
+    in_blocks = sum(size for path, size in sizes if where[path].block is not None)
+    return Survey(backbone, sites, modules, shared, tied, base, in_blocks, blocks, where)
+
+
+def _places(
+    modules: Mapping[str, nn.Module], blocks: Sequence[str], stacks: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, _Where], int]:
+    """Return block and stack of each module, and the number of blocks; parents come first."""
+    where: dict[str, _Where] = {}
+    spans: dict[str, list[int]] = {}
+    count = 0
+    for path in modules:
+        above = where.get(path.rpartition(".")[0]) if path else None
+        here = above or _Where()
+        stack = next((name for name, globs in stacks.items() if path_matches(path, globs)), None)
+        is_block = bool(blocks) and path_matches(path, blocks)
+        if stack is not None or is_block:
+            here = _Where(count if is_block else here.block, stack or here.stack)
+        if is_block:
+            spans.setdefault(here.stack, []).append(count)
+            count += 1
+        where[path] = here
+    for here in where.values():
+        found = spans.get(here.stack, []) if here.stack else range(count)
+        here.span = (found[0], found[-1] + 1) if found else (0, 0)
+    return where, count
+
+
+@lru_cache(maxsize=64)
+def _role_pattern(globs: tuple[tuple[str, tuple[str, ...]], ...]) -> re.Pattern[str]:
+    arms = (f"(?P<r{i}>{'|'.join(map(translated, g))})" for i, (_, g) in enumerate(globs))
+    return re.compile("|".join(arms) or r"(?!)")
+
+
+def _sites(
+    model: nn.Module,
+    backbone: Backbone,
+    modules: Mapping[str, nn.Module],
+    parents: Mapping[str, nn.Module | None],
+    roles: Mapping[str, Sequence[str]],
+    where: Mapping[str, _Where],
+    count: int,
+) -> Iterator[Site]:
+    names = list(roles)
+    pattern = _role_pattern(tuple((name, tuple(roles[name])) for name in names))
+    for path, module in modules.items():
+        here = where[path]
+        found = pattern.fullmatch(path)
+        layer = layer_of(module)
+        role = names[int(str(found.lastgroup)[1:])] if found else ""
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            yield from _fused_attention(path, module, here, count)
+        if not role and layer is None:
+            continue
+        width = None if layer else backbone.width(model, path, module)
+        info = layer.info(module) if layer else info_of(module, width)
+        direct = _read_directly(path, parents[path], backbone)
+        role = role or _structural_role(info.kind)
+        name = layer.weight_name if layer else "weight"
+        rest = (direct, name, here.stack, here.span)
+        yield Site(path, role, module, info, here.block, count, None, *rest)
+        for part, (start, stop) in backbone.slices(path, role, info).items():
+            sliced = _part(info, start, stop)
+            yield Site(path, part, module, sliced, here.block, count, (start, stop), *rest)
+
+
+def _read_directly(path: str, parent: nn.Module | None, backbone: Backbone) -> bool:
+    """Tell whether the model reads a weight and never calls the module."""
+    leaf = path.rpartition(".")[2]
+    return (
+        (isinstance(parent, nn.MultiheadAttention) and leaf == "out_proj")
+        or (isinstance(parent, nn.TransformerEncoderLayer) and leaf in _FUSED_LAYER)
+        or (bool(backbone.direct_weights) and path_matches(path, backbone.direct_weights))
+    )
+
+
+def _structural_role(kind: str) -> str:
+    return _KIND_ROLES.get(kind, "conv" if kind.startswith("conv") else kind)
+
+
+def _part(info: LayerInfo, start: int, stop: int) -> LayerInfo:
+    return LayerInfo(
+        info.kind, info.in_features, stop - start, info.bias, info.dtype, info.device,
+        (stop - start, *info.weight_shape[1:]),
+    )  # fmt: skip
+
+
+def _fused_attention(
+    path: str, module: nn.MultiheadAttention, here: _Where, count: int
+) -> Iterator[Site]:
+    info = InProjection().info(module)
+    rest = (True, InProjection.weight_name, here.stack, here.span)
+    whole = (0, info.out_features)
+    yield Site(path, "attention.qkv", module, info, here.block, count, whole, *rest)
+    width = info.out_features // 3
+    for i, part in enumerate(("query", "key", "value")):
+        features = (i * width, (i + 1) * width)
+        sliced = _part(info, *features)
+        yield Site(
+            path, f"attention.{part}", module, sliced, here.block, count, features, *rest
+        )  # fmt: skip
+
+
+def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Targets]) -> list[str]:
+    """Return one sentence for each target pattern that matches nothing."""
+    found = []
+    stacks = {site.stack: site.stack_blocks for site in survey.sites if site.stack}
+    for field, chosen in targets.items():
+        where = f"{config_name}.{field}"
+        if chosen.stack is not None and chosen.stack not in stacks:
+            known = f"Its stacks: {', '.join(stacks)}." if stacks else "It is one: leave stack out."
+            found.append(f"{where}: this model has no stack {chosen.stack!r}. {known}")
+            continue
+        first, stop = (0, survey.blocks) if chosen.stack is None else stacks[chosen.stack]
+        try:
+            chosen.indices(stop - first)
+        except TargetError as error:
+            found.append(f"{where}: {error}")
+            continue
+        for pattern in (*chosen.roles, *chosen.exclude):
+            one = Targets(roles=(pattern,))
+            if not any(one.match(site) for site in survey.sites):
+                found.append(
+                    f"{where}: {pattern!r} matches nothing in this model."
+                    f"{nearest(pattern, survey.roles())} Roles here: {_roles(survey)}."
+                )
+        if not found and not any(chosen.match(site) for site in survey.sites):
+            found.append(f"{where}: no site is left after layers and exclude.")
+    return found
+
+
+def _roles(survey: Survey) -> str:
+    return ", ".join(sorted(survey.roles())) or "none"
+
+
+def check_shared(survey: Survey, sites: Sequence[Site]) -> None:
+    """Refuse to rewrite a module that the model uses in several places."""
+    for site in sites:
+        paths = survey.shared.get(site.path)
+        if paths:
+            raise AttachError(
+                f"{paths[0]} and {paths[1]} are one and the same module; a piece there would act in"
+                " both places. Exclude it, or give each place its own copy of the module."
+            )

@@ -1,0 +1,86 @@
+"""What a plugin module must be: its hooks, and the specs that they return."""
+
+import re
+from typing import Any, cast
+
+from peftcore.errors import PluginError, nearest
+from peftcore.registry.hookspecs import GROUP, Discovery
+from peftcore.registry.specs import (
+    BackboneSpec,
+    CommandSpec,
+    FeatureSpec,
+    LayerSpec,
+    MethodSpec,
+    SourceSpec,
+    Spec,
+    TaskSpec,
+)
+
+#: Name of a kind, as in its hook, to its spec.
+KINDS: dict[str, type] = {
+    "features": FeatureSpec,
+    "methods": MethodSpec,
+    "backbones": BackboneSpec,
+    "tasks": TaskSpec,
+    "sources": SourceSpec,
+    "layers": LayerSpec,
+    "commands": CommandSpec,
+}
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
+#: Fields of specs that hold a reference.
+REFERENCE_FIELDS = (
+    "found", "config", "method", "backbone", "task", "resolve", "layer", "command", "plans",
+)  # fmt: skip
+
+
+def implemented_hooks(plugin: object) -> list[str]:
+    """Return the hooks that a plugin implements."""
+    known = [name for name in vars(Discovery) if name.startswith("peftcore_")]
+    implemented = []
+    for name in dir(plugin):
+        if not name.startswith("peftcore_"):
+            continue
+        marked = hasattr(getattr(plugin, name), "peftcore_impl")
+        if name in known:
+            if not marked:
+                raise PluginError(f"{name} lacks @hookimpl")
+            implemented.append(name)
+        elif marked or name.startswith("peftcore_register"):
+            raise PluginError(f"{name} is not a discovery hook of {GROUP}.{nearest(name, known)}")
+    if not implemented:
+        raise PluginError(f"it has no peftcore_register_... hook; known: {', '.join(known)}")
+    return implemented
+
+
+def checked(kind: str, spec: Any) -> str:
+    """Check the types of a spec's fields, which a tuple does not, and return its name."""
+    expected = KINDS[kind]
+    if not isinstance(spec, expected):
+        raise PluginError(f"peftcore_register_{kind} returned {spec!r}, not a {expected.__name__}")
+    for name, kept in expected.__annotations__.items():
+        value = getattr(spec, name)
+        wrong = f"{name}={value!r} of {expected.__name__} is not "
+        if name in REFERENCE_FIELDS:
+            absent = value == "" and name in vars(expected)["_field_defaults"]
+            if not absent and (not isinstance(value, str) or not _REFERENCE.fullmatch(value)):
+                raise PluginError(f"{wrong}'package.module:Name'")
+        elif kept == tuple[str, ...]:
+            # a forgotten comma makes a string, whose characters would all be globs
+            if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
+                raise PluginError(f"{wrong}a tuple of strings")
+        elif kept in (str, bool) and not isinstance(value, kept):
+            raise PluginError(f"{wrong}a {kept.__name__}")
+    return _name_of(cast(Spec, spec))
+
+
+def _name_of(spec: Spec) -> str:
+    if isinstance(spec, LayerSpec):
+        if not _REFERENCE.fullmatch(spec.type):
+            raise PluginError(f"type={spec.type!r} of LayerSpec is not 'package.module:Class'")
+        return spec.type
+    if isinstance(spec, SourceSpec) and spec.kind not in ("model", "data"):
+        raise PluginError(f"kind={spec.kind!r} of SourceSpec is neither 'model' nor 'data'")
+    if not _NAME.fullmatch(spec.name):
+        raise PluginError(f"{spec.name!r} is not a name: lower-case letters, digits, - _ . /")
+    return spec.name

@@ -1,0 +1,65 @@
+"""What runs at each module while a block is open, made when a module is first reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from peftcore.run.holder import ContextHolder
+from peftcore.run.program import Program
+from peftcore.run.routed import Rows, routed
+from peftcore.run.seat import seat_of
+
+
+class Chosen:
+    """The same adapters for all rows; none of them is the bare base."""
+
+    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool):
+        self.names = tuple(names)
+        self.holder = holder
+        self.wanted = wanted
+        self._programs: dict[int, Any] = {}
+
+    def program(self, module: nn.Module) -> Any:
+        """Return what runs at a rewritten module."""
+        key = id(module)
+        if key not in self._programs:
+            placed = seat_of(module).placed
+            items = [item for name in self.names for item in placed.get(name, ())]
+            self._programs[key] = Program(module, items, self.holder) if items else None
+        return self._programs[key]
+
+
+class ByRow:
+    """Each row of the batch its own adapter.
+
+    Attributes:
+        names: the adapters that serve rows, each once.
+        reached: the modules that ran.
+    """
+
+    def __init__(
+        self, names: Sequence[str], index: Sequence[int],
+        swaps: dict[int, list[dict[str, nn.Parameter]]], holder: ContextHolder, *, wanted: bool,
+    ):  # fmt: skip
+        self.names = tuple(names)
+        self.holder = holder
+        self.wanted = wanted
+        self._rows = Rows(index)
+        self._swaps = swaps
+        self._programs: dict[int, Any] = {}
+
+    def program(self, module: nn.Module) -> Any:
+        """Return what runs at a rewritten module."""
+        key = id(module)
+        if key not in self._programs:
+            placed = seat_of(module).placed
+            items = [placed.get(name, []) for name in self.names]
+            swaps = self._swaps.get(key, [{} for _ in items])
+            some = any(items) or any(swaps)
+            self._programs[key] = (
+                routed(module, items, swaps, self._rows, self.holder) if some else None
+            )
+        return self._programs[key]
