@@ -68,7 +68,7 @@ def _freeze(found: Survey, state: ModelState) -> None:
 
 def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
     holder, plan = state.holder, adapter.plan
-    if state.entry is None and adapter.uses_context:
+    if state.entry is None and (adapter.uses_context or adapter.keeps):
         state.entry = model.get_submodule(plan.backbone.entry(model))
         rewrite(state.entry, holder, enters=True)
     for item in plan.placed:
@@ -77,9 +77,8 @@ def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
             exposed.append(item.site.bias_name)
         rewrite(item.site.module, holder, exposed)
         put(item.site.module, adapter.name, item)
-    if adapter.uses_context:
-        for module in _checkpointed(adapter):
-            rewrite(module, holder, carries=True)
+    for module in _checkpointed(adapter):
+        rewrite(module, holder, carries=True)
     for selected in plan.selected:
         adapter.swaps.append(Swap(selected, _places(plan, selected)))
     for swap in adapter.swaps:

@@ -80,6 +80,8 @@ class Attached:
         self.swaps: list[Swap] = []
         #: A piece of it uses the context of the call.
         self.uses_context = any(_uses_context(item.piece) for item in plan.placed)
+        #: A piece keeps something for the tokens of a sequence, so that its beginning must be seen.
+        self.keeps = any(item.piece.serves_rows or item.piece.precomputes for item in plan.placed)
         self._by_label: dict[str, list[Placed]] = {}
         for item in plan.placed:
             self._by_label.setdefault(item.label, []).append(item)

@@ -28,8 +28,7 @@ def switch(state: ModelState, names: tuple[str, ...]) -> None:
         seat.program = Program(module, items, state.holder) if items else None
     put_in(coming, own=True)
     state.active = names
-    state.holder.wanted = any(adapter.uses_context for adapter in coming)
-    state.holder.setting_changes += 1
+    state.holder.setting = _chosen(state, coming)
 
 
 def put_in(adapters: Sequence[Attached], *, own: bool) -> None:
@@ -110,9 +109,18 @@ def activate(model: nn.Module, *names: str) -> None:
     chosen = [state.adapters[name] for name in names]
     check_disjoint(chosen)
     check_alone(state, chosen)
-    block.setting = Chosen(names, state.holder, wanted=any(a.uses_context for a in chosen))
-    state.holder.setting_changes += 1
+    block.setting = _chosen(state, chosen)
     settle(state)
+
+
+def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
+    """Return the setting in which the same adapters serve all rows."""
+    return Chosen(
+        [adapter.name for adapter in adapters],
+        state.holder,
+        wanted=any(adapter.uses_context for adapter in adapters),
+        swaps=any(adapter.swaps for adapter in adapters),
+    )
 
 
 def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:
@@ -172,7 +180,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """
     state = state_of(model)
     check_unmerged(state)
-    with opened(state, Chosen((), state.holder, wanted=False), ()):
+    with opened(state, _chosen(state, ()), ()):
         yield
 
 

@@ -30,10 +30,11 @@ class Piece(nn.Module):
     changes_bias: ClassVar[bool] = False
     #: It can act on a slice of a fused layer.
     sliceable: ClassVar[bool] = False
-    #: It brings ``batched``, ``start``, ``through``, ``inner``.
+    #: It brings ``batched``, ``start``, ``through``, ``precompute``, ``inner``.
     serves_rows: ClassVar[bool] = False
     starts: ClassVar[bool] = False
     has_through: ClassVar[bool] = False
+    precomputes: ClassVar[bool] = False
     widens: ClassVar[bool] = False
     #: Dtype of the tensors, known without looking for them in each forward.
     _dtype: torch.dtype = torch.float32
@@ -130,6 +131,7 @@ class Reparam(Piece):
         super().__init_subclass__(**options)
         cls.changes_bias = cls._brings("new_bias")
         cls.has_through = cls._brings("through")
+        cls.precomputes = cls._brings("precompute")
         cls.through_uses_context = cls._names_context("through")
         cls.serves_rows = cls._brings("batched")
 
@@ -140,8 +142,8 @@ class Reparam(Piece):
     def precompute(self, weight: Callable[[], Tensor]) -> Any:
         """Return what ``through`` needs beside the input.
 
-        In evaluation without gradients the core keeps it until the layer's tensors or the piece's
-        change, so that it costs nothing for each token that is generated.
+        In evaluation without gradients the core keeps it for the tokens of a sequence that is
+        generated with a cache, so that it costs nothing for each of them.
 
         Args:
             weight: gives the weight as it stands before this piece, [out, in]; dequantised.
@@ -180,13 +182,14 @@ class Reparam(Piece):
         return None
 
     def precomputed(
-        self, weight: Callable[[], Tensor], read: Iterable[Tensor | None] | None
+        self, weight: Callable[[], Tensor], read: Iterable[Tensor | None] | None, sequence: int
     ) -> Any:
         """Return what ``precompute`` returns, from the last call where nothing has changed since.
 
         Args:
             weight: as for ``precompute``.
             read: the layer's tensors; None where the weight is not the layer's own.
+            sequence: number of the sequence that is being computed; see :func:`state_of_tensors`.
         """
         if torch.compiler.is_compiling():
             return self.precompute(weight)
@@ -194,7 +197,7 @@ class Reparam(Piece):
             self.__dict__.pop("_kept", None)
             return self.precompute(weight)
         tensors = [t for t in (*self._parameters.values(), *read) if t is not None]
-        state = _state_of(tensors)
+        state = state_of_tensors(tensors, sequence)
         kept = self.__dict__.get("_kept")
         if kept is None or state is None or kept[0] != state:
             # the tensors are held so that no other one can take their place in memory
@@ -214,10 +217,17 @@ class Reparam(Piece):
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def _state_of(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]] | None:
-    """Return what changes when one of the tensors does; None where that cannot be known."""
+def state_of_tensors(tensors: Iterable[Tensor], sequence: int) -> tuple[Any, ...] | None:
+    """Return what changes when one of the tensors does; None where that cannot be known.
+
+    What is written through ``.data`` changes nothing that could be seen without reading all values.
+    Such writes happen between sequences, not between the tokens of one, so the number of the
+    sequence is a part of the state.
+    """
     try:
-        return [(id(t), t._version, t.data_ptr() if type(t) in _PLAIN else 0) for t in tensors]
+        return sequence, *(
+            (id(t), t._version, t.data_ptr() if type(t) in _PLAIN else 0) for t in tensors
+        )
     except RuntimeError:  # inference tensors and those inside torch.func have no version or address
         return None
 

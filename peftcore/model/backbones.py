@@ -129,8 +129,6 @@ class Structural(Backbone):
     """The fallback for any ``nn.Module``: layers by their type, blocks by their lists."""
 
     name = "structural"
-    # nothing is known of such a model, so that methods find out by themselves
-    has = ("tokens", "bidirectional", "one-pass", "own-queries", "cache")
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Find blocks (items of a list of equal modules) and the projections of attention."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from peftcore.model.backbones import Structural
 from peftcore.model.sites import Site
 from peftcore.model.survey import Survey
 from peftcore.registry.installed import installed
@@ -46,6 +47,8 @@ def has(found: Survey, feature: str) -> bool:
 
 def missing(found: Survey, needs: tuple[str, ...]) -> str:
     """Say why a model cannot take a method that needs some features; empty where it can."""
+    if isinstance(found.backbone, Structural):
+        return ""  # nothing is known of such a model; the method itself says what it does not find
     absent = [name for name in needs if not has(found, name)]
     reasons = [r for name in absent if (r := found.backbone.lacks.get(name))]
     if reasons or not absent:

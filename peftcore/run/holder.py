@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -19,9 +21,21 @@ class Setting(Protocol):
 
     #: A piece that runs uses the context.
     wanted: bool
+    #: Values of base parameters sit in the modules for it.
+    swaps: bool
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module; None for the bare base."""
+
+
+class Nothing:
+    """The setting of a model that has no active adapter."""
+
+    wanted = False
+    swaps = False
+
+    def program(self, module: nn.Module) -> None:
+        """Return nothing: the bare base runs."""
 
 
 class Block:
@@ -52,16 +66,17 @@ class ContextHolder:
 
     Attributes:
         backbone: what makes the context.
-        wanted: an active piece uses the context, outside of all blocks.
+        setting: what runs outside of all blocks.
         blocks: the open blocks of all threads and tasks, in the order of opening.
-        setting_changes: how often what runs was changed.
+        sequence: number of the sequence that is being computed; a call that goes on with a cache of
+            keys and values belongs to the sequence of the call before.
     """
 
     def __init__(self, backbone: Backbone):
         self.backbone = backbone
-        self.wanted = False
+        self.setting: Setting = Nothing()
         self.blocks: list[Block] = []
-        self.setting_changes = 0
+        self.sequence = 0
         self._of_thread = _OfThread()
         # what a compiled graph reads: it knows one thread
         self._current = Context()
@@ -105,6 +120,11 @@ class ContextHolder:
             found = found.outer
         return found
 
+    def effective(self) -> Setting:
+        """Return what runs in this thread or task."""
+        block = self.block() if self.blocks else None
+        return self.setting if block is None else block.setting
+
     def program(self, module: nn.Module, otherwise: Any) -> Any:
         """Return what runs at a module: by the innermost block, outside of blocks ``otherwise``."""
         block = self.block()
@@ -114,7 +134,6 @@ class ContextHolder:
         """Open a block in this thread or task."""
         block = Block(self, setting)
         self.blocks.append(block)
-        self.setting_changes += 1
         _innermost.set(block)
         return block
 
@@ -122,16 +141,35 @@ class ContextHolder:
         """Close a block; those inside it that are still open go on."""
         block.open = False
         self.blocks.remove(block)
-        self.setting_changes += 1
         found = _innermost.get()
         while found is not None and not found.open:
             found = found.outer
         _innermost.set(found)
 
+    @contextmanager
+    def again(self, setting: Setting) -> Iterator[None]:
+        """Compute a checkpointed part again as it ran in the forward pass.
+
+        Raises:
+            AttachError: values of base parameters were switched since, which all parts share.
+        """
+        if setting.swaps or self.effective().swaps:
+            raise AttachError(
+                "a checkpointed part of the model is computed again in backward after its adapter,"
+                " which holds values of base parameters, was switched: call backward before you"
+                " switch, or inside of the same block."
+            )
+        block = self.enter(setting)
+        try:
+            yield
+        finally:
+            self.leave(block)
+
     def begin(self, entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the context of a call that is about to run, where a piece uses it."""
-        block = self.block() if self.blocks else None
-        if not (self.wanted if block is None else block.setting.wanted):
+        if not any(_holds_tokens(value) for value in (*args, *kwargs.values())):
+            self.sequence += 1
+        if not self.effective().wanted:
             return
         context = self.backbone.context(entry, args, kwargs)
         if self.columns is not None and context.offset >= self.columns:
@@ -155,11 +193,21 @@ class ContextHolder:
         return self.lengths.to(mask.device).repeat_interleave(times)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"backbone": self.backbone, "wanted": self.wanted}
+        return {"backbone": self.backbone, "setting": self.setting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["backbone"])  # type: ignore[misc]
-        self.wanted = state["wanted"]
+        self.setting = state["setting"]
+
+
+def _holds_tokens(value: Any) -> bool:
+    """Tell whether a value is a cache of keys and values that is not empty."""
+    length = getattr(value, "get_seq_length", None)
+    if length is None:
+        return False
+    count = length()
+    # to look into the length of a static cache, a tensor, would wait for the device
+    return not isinstance(count, int) or count > 0
 
 
 class _OfThread(threading.local):

@@ -162,7 +162,7 @@ class Program:
                 return reparametrised(whole, [(p, None) for p in before], context)
 
             read = None if i else (*module._parameters.values(), *module._buffers.values())
-            precomputed = piece.precomputed(weight, read)
+            precomputed = piece.precomputed(weight, read, self.holder.sequence)
             more = {"context": context} if piece.through_uses_context else {}
             call = functools.partial(_through, piece, call, precomputed, bias, more)
             if bias is not None and i + 1 < len(pieces):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
@@ -20,8 +21,9 @@ from peftcore.model.walk import CONTAINER, bare_class
 from peftcore.run.holder import ContextHolder
 from peftcore.run.seat import SEAT, Seat, seat_of
 
-#: Argument in which a checkpointed block keeps its context for the recomputation in backward.
-_CONTEXT = "_peftcore_context"
+#: Argument in which a checkpointed block keeps what ran, and its context, for the recomputation in
+#: backward.
+_CARRIED = "_peftcore_carried"
 _classes: dict[ClassKey, type] = {}
 
 
@@ -92,6 +94,8 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
             program = seat.holder.program(self, program)
         if program is None:
             return base(self, *args, **kwargs)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            seat.note()
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -99,10 +103,16 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
         return forward(self, *args, **kwargs)
 
     def carry(self: Any, *args: Any, **kwargs: Any) -> Any:
-        context = kwargs.pop(_CONTEXT, None)
-        if context is not None:
-            self._peftcore.holder.current = context
-        return forward(self, *args, **kwargs)
+        carried = kwargs.pop(_CARRIED, None)
+        if carried is None:
+            return forward(self, *args, **kwargs)
+        context, setting = carried
+        holder = self._peftcore.holder
+        holder.current = context
+        if setting is holder.effective():
+            return forward(self, *args, **kwargs)
+        with holder.again(setting):
+            return forward(self, *args, **kwargs)
 
     chosen = enter if key.generating is not None else carry if key.carries else forward
     return functools.wraps(base)(chosen)
@@ -115,7 +125,8 @@ def _carrying(cls: type) -> Callable[..., Any]:
         # a checkpointed layer keeps its arguments, so the recomputation sees the same context
         # even when the backbone has been called again in the meantime
         if self.gradient_checkpointing and self.training:
-            kwargs[_CONTEXT] = self._peftcore.holder.current
+            holder = self._peftcore.holder
+            kwargs[_CARRIED] = holder.current, holder.effective()
         return base(self, *args, **kwargs)
 
     return call

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.method.pieces import Delta, Reparam, Transform
+from peftcore.method.pieces import Delta, Reparam, Transform, state_of_tensors
 from peftcore.method.placed import Placed
 from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
@@ -84,7 +84,7 @@ class Routed:
         self.swaps = swaps
         self.programs = [Program(module, group, holder) if group else None for group in items]
         self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
-        self._banks: dict[tuple[int, torch.device], Callable[..., Tensor] | None] = {}
+        self._banks: dict[tuple[int, torch.device], tuple[Any, Callable[..., Tensor] | None]] = {}
         having = [i for i, pieces in enumerate(self.pieces) if pieces]
         ones = [self.pieces[i][0] for i in having]
         #: The pieces are of one class that offers to serve rows.
@@ -128,16 +128,20 @@ class Routed:
         if not self.fits:
             return None
         key = (len(index), index.device)
-        grad = torch.is_grad_enabled()
-        if grad or key not in self._banks:
+        factors = (t for piece in self._ones for t in (*piece.parameters(), *piece.buffers()))
+        state = None
+        if not torch.is_grad_enabled():
+            state = state_of_tensors(factors, self.holder.sequence)
+        known = self._banks.get(key)
+        if state is None or known is None or known[0] != state:
             number = torch.full((len(self.pieces) + 1,), -1, device=index.device)
             number[self._having] = torch.arange(len(self._having), device=index.device)
             kind: Any = type(self._ones[0])
             bank: Callable[..., Tensor] | None = kind.batched(self._ones, number[index])
-            if grad:
+            if state is None:
                 return bank
-            self._banks[key] = bank
-        return self._banks[key]
+            known = self._banks[key] = (state, bank)
+        return known[1]
 
 
 class RoutedDeltas(Routed):

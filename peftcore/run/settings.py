@@ -16,11 +16,15 @@ from peftcore.run.seat import seat_of
 class Chosen:
     """The same adapters for all rows; none of them is the bare base."""
 
-    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool):
+    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool, swaps: bool):
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
+        self.swaps = swaps
         self._programs: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_programs": {}}  # a copy has modules of its own
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module."""
@@ -47,6 +51,7 @@ class ByRow:
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
+        self.swaps = False  # a module that is routed has the values of each row's adapter in turn
         self._rows = Rows(index)
         self._swaps = swaps
         self._programs: dict[int, Any] = {}
