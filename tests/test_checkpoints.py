@@ -14,6 +14,7 @@ import torch
 import peftcore
 from peftcore.errors import CheckpointError, UnknownName
 from peftcore.store.checkpoint import DESCRIPTION, TENSORS, read
+from peftcore.store.description import Description, parsed
 from peftcore.testing import run_cli
 from peftcore.testing.matrix import perturb, run, same, tiny
 
@@ -37,7 +38,7 @@ def test_one_file_is_self_describing(saved: Path, tmp_path: Path) -> None:
     (saved / TENSORS).rename(alone)
     model, _ = bare()
     assert peftcore.load(model, alone).plan.trainable == 2 * 16 * 32
-    assert json.loads((saved / DESCRIPTION).read_text()) == read(alone)[0]
+    assert json.loads((saved / DESCRIPTION).read_text()) == json.loads(read(alone)[0].signed())
 
 
 def test_tensors_are_named_by_site_method_and_tensor(saved: Path) -> None:
@@ -85,8 +86,9 @@ def test_not_a_number_is_refused_in_saving_and_in_loading(saved: Path) -> None:
 
     description, tensors = read(saved)
     tensors["blocks.0.up.probe.change"][0, 0] = float("inf")
-    description["digests"] = {k: digest(v) for k, v in tensors.items()}
-    (saved / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": json.dumps(description)}))
+    digests = {k: digest(v) for k, v in tensors.items()}
+    text = description.model_copy(update={"digests": digests}).signed()
+    (saved / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": text}))
     with pytest.raises(CheckpointError, match=r"blocks\.0\.up\.probe\.change holds NaN"):
         peftcore.load(bare()[0], saved)
 
@@ -109,8 +111,10 @@ def rewritten(saved: Path, change: Any) -> Path:
     from safetensors.torch import save as to_bytes
 
     description, tensors = read(saved)
-    change(description)
-    (saved / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": json.dumps(description)}))
+    data = description.model_dump(mode="json")
+    change(data)
+    text = Description.model_validate(data).signed()
+    (saved / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": text}))
     return saved
 
 
@@ -125,9 +129,16 @@ def test_a_missing_method_and_another_format_are_refused(saved: Path) -> None:
     rewritten(saved, lambda d: d["methods"][0].update(method="porbe"))
     with pytest.raises(UnknownName, match="Did you mean probe"):
         peftcore.load(bare()[0], saved)
-    rewritten(saved, lambda d: d.update(format=9))
     with pytest.raises(CheckpointError, match="has format 9"):
+        parsed(json.dumps({"format": 9}), saved)
+
+
+def test_a_checkpoint_insists_on_the_distribution_that_wrote_it(saved: Path) -> None:
+    rewritten(saved, lambda d: d["methods"][0].update(distribution="peftcore-other"))
+    with pytest.raises(CheckpointError, match="was written by peftcore-other, whose method"):
         peftcore.load(bare()[0], saved)
+    with pytest.raises(CheckpointError, match="was written by peftcore-other"):
+        peftcore.load(bare()[0], saved, allow_other_version=True)
 
 
 def test_inspecting_a_damaged_file_exits_with_one_sentence(saved: Path) -> None:

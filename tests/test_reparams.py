@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore import Reparam, Site
-from peftcore.adapter.merge import _fold, _undo
+from peftcore.adapter.merge import Undo, _changes
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Structural
 from peftcore.model.layers import info_of
@@ -103,10 +103,13 @@ def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
             Placed(Site("0", "linear", module, info_of(module), features=r), "kit", "", p)
             for p, r in made.reparams
         ]
-        before, undo = [p.clone() for p in module.parameters()], []
-        _fold(SimpleNamespace(swaps=[], placed=items), undo, {})  # type: ignore[arg-type]
+        before = [p.clone() for p in module.parameters()]
+        adapter: Any = SimpleNamespace(swaps=[], placed=items)
+        undo = [Undo(change) for change in _changes(adapter, {})]
         torch.testing.assert_close(module(x), tuned, atol=1e-5, rtol=1e-5)
-        _undo(undo)
+        for entry in reversed(undo):
+            entry.check()
+            entry()
         assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
 
 
@@ -189,7 +192,8 @@ def test_the_bias_is_changed_where_the_model_reads_it_directly(
         seat = seat_of(module)
         items = [i for group in seat.placed.values() for i in group]
         seat.program = None
-        _fold(SimpleNamespace(swaps=[], placed=items), [], {})  # type: ignore[arg-type]
+        adapter: Any = SimpleNamespace(swaps=[], placed=items)
+        assert [Undo(change) for change in _changes(adapter, {})]
     torch.testing.assert_close(model(x, x, x)[0], tuned)
 
 

@@ -97,7 +97,7 @@ def test_several_wrong_configurations_are_reported_at_once() -> None:
 def test_tensors_that_do_not_fit_are_an_error_when_loading(change: str, tmp_path: Path) -> None:
     from safetensors.torch import save as to_bytes
 
-    from peftcore.store.checkpoint import DESCRIPTION, TENSORS, digest, read
+    from peftcore.store.checkpoint import TENSORS, digest, read
 
     model, batch = toy()
     adapter = peftcore.attach(model, "probe", targets=["mlp.up", "mlp.down"])
@@ -111,11 +111,9 @@ def test_tensors_that_do_not_fit_are_an_error_when_loading(change: str, tmp_path
         tensors["blocks.7.up.probe.change"] = torch.zeros(2, 2)
     else:
         tensors[name] = tensors[name][:, :-1].contiguous()
-    description["digests"] = {k: digest(v) for k, v in tensors.items()}
-    import json
-
-    (tmp_path / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": json.dumps(description)}))
-    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
+    digests = {k: digest(v) for k, v in tensors.items()}
+    text = description.model_copy(update={"digests": digests}).signed()
+    (tmp_path / TENSORS).write_bytes(to_bytes(tensors, {"peftcore": text}))
     before = run(model, batch)
     wrong = "blocks.7.up.probe.change" if change == "unexpected" else name
     with pytest.raises(CheckpointError, match=wrong):

@@ -13,7 +13,7 @@ from torch import nn
 
 from peftcore.adapter import saving
 from peftcore.adapter.attach import apply, check_free, remove
-from peftcore.adapter.merge import merge, unmerge
+from peftcore.adapter.merge import merge, merge_for_good, unmerge
 from peftcore.adapter.plan import make_plan
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.adapter.switch import base_only, check_outside
@@ -170,9 +170,13 @@ def detach(model: nn.Module, *names: str) -> None:
 
 
 def merge_and_unload(model: nn.Module, *names: str) -> nn.Module:
-    """Merge for good and take all adapters off; returns the model, now with the merged weights."""
-    state = state_of(model)
-    merge(model, *names)
-    state.merged.clear()
+    """Merge for good and take all adapters off; returns the model, now with the merged weights.
+
+    Weights are folded one after another: the model is never in memory twice.
+
+    Raises:
+        MergeError: as :func:`peftcore.merge`. Nothing has been changed then.
+    """
+    merge_for_good(model, names)
     detach(model)
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,30 +10,106 @@ from torch import Tensor, nn
 
 from peftcore.adapter.state import Attached, state_of
 from peftcore.adapter.switch import check_outside, switch
+from peftcore.adapter.verify import verify
 from peftcore.errors import MergeError, UnknownName, nearest
-from peftcore.method.pieces import Delta, Reparam
 from peftcore.method.placed import Placed
 from peftcore.model.layers import InProjection, Layer, layer_of
 from peftcore.model.walk import ties
-from peftcore.run.program import folded, rebiased
+from peftcore.run.program import folded, rebiased_by
+
+Tied = dict[str, list[str]]
 
 
 @dataclass
-class Undo:
-    """How one parameter was before a merge; ``before`` None means that it did not exist."""
+class Change:
+    """One parameter that an adapter changes when it is merged.
 
+    Attributes:
+        name: name of the parameter.
+        module, leaf: where it is.
+        make: makes its new value, in the dtype of the old one; of a new bias, in the layer's.
+    """
+
+    name: str
     module: nn.Module
     leaf: str
-    before: Tensor | None
+    make: Callable[[], Tensor]
+
+    @property
+    def value(self) -> Tensor | None:
+        """The value that is there; None for a bias that the layer does not have yet."""
+        parameter = self.module._parameters[self.leaf]
+        return None if parameter is None else parameter.data
+
+    def made(self) -> Tensor:
+        """Return the new value.
+
+        Raises:
+            MergeError: it is not finite where the old one is.
+        """
+        new, old = self.make(), self.value
+        if not bool(torch.isfinite(new).all()):
+            finite = old is None or bool(torch.isfinite(old).all())
+            if finite:
+                raise MergeError(
+                    f"{self.name} would hold NaN or infinite values: the adapter's are not finite,"
+                    f" or too large for {new.dtype}. Nothing was merged; keep the adapter attached,"
+                    " or load the base in a wider dtype."
+                )
+        return new
+
+
+class Undo:
+    """What a merged parameter was, and how to tell whether anyone has touched it since."""
+
+    def __init__(self, change: Change):
+        self.change = change
+        self.before = change.value
+        new = change.made()
+        parameter = change.module._parameters[change.leaf]
+        if parameter is None:
+            parameter = nn.Parameter(new, requires_grad=False)
+            change.module._parameters[change.leaf] = parameter
+        else:
+            parameter.data = new
+        self.parameter = parameter
+        self.seen = parameter._version, new.data_ptr()
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """The module's id and the parameter's name in it."""
+        return id(self.change.module), self.change.leaf
+
+    def check(self) -> None:
+        """Raise where the merged value is not there any more.
+
+        Raises:
+            MergeError: weights were loaded, replaced or written to while merged.
+        """
+        parameter = self.change.module._parameters.get(self.change.leaf)
+        if parameter is self.parameter and self.seen == (parameter._version, parameter.data_ptr()):
+            return
+        if parameter is self.parameter and self.before is not None:
+            # cast or moved, which the value before can follow; anything else is somebody's work
+            here, self.parameter.data = self.parameter.data, self.before
+            try:
+                merged = self.change.make()
+            finally:
+                self.parameter.data = here
+            if here.shape == merged.shape and torch.equal(here, merged.to(here)):
+                return
+        raise MergeError(
+            f"{self.change.name} was loaded, replaced or written to while an adapter was merged;"
+            " unmerging would throw that away. Take the merge as final with"
+            " peftcore.merge_and_unload, or load the base anew."
+        )
 
     def __call__(self) -> None:
-        """Give the parameter back."""
+        """Give the parameter back, on the device and in the dtype that the model has by now."""
         if self.before is None:
-            self.module._parameters[self.leaf] = None
+            self.change.module._parameters[self.change.leaf] = None
         else:
-            parameter = self.module._parameters[self.leaf]
-            assert parameter is not None
-            parameter.data = self.before
+            self.parameter.data = self.before.to(self.parameter.data)
 
 
 def merge(model: nn.Module, *names: str) -> None:
@@ -47,9 +123,82 @@ def merge(model: nn.Module, *names: str) -> None:
         names: adapters to merge, in order; the active ones where none is named.
 
     Raises:
-        MergeError: a piece is no change of a weight, or a weight is tied or quantised. Nothing has
-            been changed then.
+        MergeError: a piece is no change of a weight, a weight is tied or quantised, or a merged
+            value would not be finite. Nothing has been changed then.
     """
+    state = state_of(model)
+    chosen, tied = _checked(model, names)
+    verify(state, chosen)
+    active = state.active
+    switch(state, ())
+    done: list[tuple[str, list[Undo]]] = []
+    try:
+        for adapter in chosen:
+            undo: list[Undo] = []
+            done.append((adapter.name, undo))
+            undo.extend(map(Undo, _changes(adapter, tied)))
+    except BaseException:
+        for _, entries in reversed(done):
+            _undo(entries)
+        switch(state, active)
+        raise
+    state.merged.extend(done)
+
+
+def unmerge(model: nn.Module) -> None:
+    """Undo :func:`merge`: the weights are as they were, bit for bit, and the adapters active.
+
+    Raises:
+        MergeError: no adapter is merged, or merged weights were loaded or written to since.
+    """
+    state = state_of(model)
+    check_outside(state, "unmerge")
+    if not state.merged:
+        raise MergeError("no adapter is merged.")
+    for _, undo in reversed(state.merged):
+        for entry in reversed(undo):
+            entry.check()
+    names = tuple(name for name, _ in state.merged)
+    for _, undo in reversed(state.merged):
+        _undo(undo)
+    state.merged.clear()
+    switch(state, names)
+
+
+def merge_for_good(model: nn.Module, names: Sequence[str]) -> None:
+    """Fold adapters into the weights and forget the weights as they were, one after another.
+
+    No second copy of the model is held at any moment.
+
+    Raises:
+        MergeError: as :func:`merge`. Nothing has been changed then.
+    """
+    state = state_of(model)
+    if state.merged:
+        state.merged.clear()
+        return
+    chosen, tied = _checked(model, names)
+    verify(state, chosen)
+    switch(state, ())
+    with torch.no_grad():
+        if len(chosen) == 1:
+            for change in _changes(chosen[0], tied):
+                change.made()  # all are looked at before the first is written
+    if len(chosen) > 1:
+        merge(model, *[adapter.name for adapter in chosen])
+        state.merged.clear()
+        return
+    for change in _changes(chosen[0], tied):
+        Undo(change)
+
+
+def _undo(entries: Sequence[Undo]) -> None:
+    for entry in reversed(entries):
+        entry()
+
+
+def _checked(model: nn.Module, names: Sequence[str]) -> tuple[list[Attached], Tied]:
+    """Return the adapters to merge and the tied parameters, after all checks but of values."""
     state = state_of(model)
     check_outside(state, "merge")
     if state.merged:
@@ -60,37 +209,7 @@ def merge(model: nn.Module, *names: str) -> None:
     tied = ties(model)
     for adapter in chosen:
         _check(adapter, tied)
-    switch(state, ())
-    done: list[tuple[str, list[Undo]]] = []
-    try:
-        for adapter in chosen:
-            undo: list[Undo] = []
-            done.append((adapter.name, undo))
-            _fold(adapter, undo, tied)
-    except BaseException:
-        for _, entries in reversed(done):
-            _undo(entries)
-        switch(state, tuple(a.name for a in chosen))
-        raise
-    state.merged.extend(done)
-
-
-def unmerge(model: nn.Module) -> None:
-    """Undo :func:`merge`: the weights are as they were, bit for bit, and the adapters active."""
-    state = state_of(model)
-    check_outside(state, "unmerge")
-    if not state.merged:
-        raise MergeError("no adapter is merged.")
-    names = tuple(name for name, _ in state.merged)
-    for _, undo in reversed(state.merged):
-        _undo(undo)
-    state.merged.clear()
-    switch(state, names)
-
-
-def _undo(entries: Sequence[Undo]) -> None:
-    for entry in reversed(entries):
-        entry()
+    return chosen, tied
 
 
 def _named(model: nn.Module, name: str) -> Attached:
@@ -100,7 +219,7 @@ def _named(model: nn.Module, name: str) -> Attached:
     return known[name]
 
 
-def _check(adapter: Attached, tied: dict[str, list[str]]) -> None:
+def _check(adapter: Attached, tied: Tied) -> None:
     changing: dict[str, list[Placed]] = {}
     for item in adapter.placed:
         site, kind = item.site, type(item.piece).__name__
@@ -117,34 +236,25 @@ def _check(adapter: Attached, tied: dict[str, list[str]]) -> None:
                 " no weight that can be written without loss (quantised?)."
             )
         if item.piece.changes_weight:
-            changing.setdefault(_name_of(item), []).append(item)
+            changing.setdefault(_name(item, site.weight_name), []).append(item)
     for name, items in changing.items():
         if name in tied:
-            _check_tied(name, items, tied[name], changing)
-
-
-def _name_of(item: Placed) -> str:
-    return f"{item.site.path}.{item.site.weight_name}".removeprefix(".")
+            _check_tied(items, tied[name], changing)
 
 
 @torch.no_grad()
-def _check_tied(
-    name: str, items: list[Placed], names: list[str], changing: dict[str, list[Placed]]
-) -> None:
+def _check_tied(items: list[Placed], names: list[str], changing: dict[str, list[Placed]]) -> None:
     """Refuse to merge into a tied parameter, unless all its places change in the same way."""
-    module = items[0].site.module
-    stored = module._parameters[items[0].site.weight_name]
+    site = items[0].site
+    stored = site.module._parameters[site.weight_name]
     assert stored is not None
-    missing = next((other for other in names if other not in changing), None)
-    same = missing is None
+    same = all(name in changing for name in names)
     if same:
-        merged = _folded_in_fp32(stored.data, items)
-        same = all(
-            torch.equal(_folded_in_fp32(stored.data, changing[other]), merged) for other in names
-        )
+        merged = _folded(stored.data, items)
+        same = all(torch.equal(_folded(stored.data, changing[name]), merged) for name in names)
     if not same:
         raise MergeError(
-            f"{items[0].label} at {items[0].site.name} cannot be merged: {names[0]} and {names[1]}"
+            f"{items[0].label} at {site.name} cannot be merged: {names[0]} and {names[1]}"
             " are one tied parameter, and merging would change both. Untie them first: give one"
             " of the modules its own copy of the parameter."
         )
@@ -156,73 +266,75 @@ def _layer(item: Placed) -> Layer | None:
     return layer_of(item.site.module)
 
 
-@torch.no_grad()
-def _fold(adapter: Attached, undo: list[Undo], tied: dict[str, list[str]]) -> None:
+def _name(item: Placed, leaf: str) -> str:
+    return f"{item.site.path}.{leaf}".removeprefix(".")
+
+
+def _changes(adapter: Attached, tied: Tied) -> Iterator[Change]:
+    """Yield every parameter that an adapter changes, once."""
     for swap in adapter.swaps:
-        undo.append(Undo(*swap.places[0], swap.base.data))
-        swap.base.data = swap.own.detach().to(swap.base, copy=True)
-    by_weight: dict[tuple[int, str], list[Placed]] = {}
+        module, leaf = swap.places[0]
+
+        def own(swap: object = swap, module: nn.Module = module, leaf: str = leaf) -> Tensor:
+            value: Tensor = swap.own.detach()  # type: ignore[attr-defined]
+            there = module._parameters[leaf]
+            assert there is not None
+            return value.to(there.data, copy=True)
+
+        yield Change(swap.selected.info.name, module, leaf, own)
+    by_module: dict[tuple[int, str], list[Placed]] = {}
     for item in adapter.placed:
-        by_weight.setdefault((id(item.site.module), item.site.weight_name), []).append(item)
+        by_module.setdefault((id(item.site.module), item.site.weight_name), []).append(item)
     folded_in: set[str] = set()  # tied parameters, all of whose places change in the same way
-    for items in by_weight.values():
-        name = _name_of(items[0])
-        if name not in folded_in:
-            _fold_weight(items, undo)
+    for items in by_module.values():
+        site = items[0].site
+        name = _name(items[0], site.weight_name)
+        if name not in folded_in and any(item.piece.changes_weight for item in items):
             folded_in.update(tied.get(name, ()))
-        _rebias(items, undo)
-        for item in items:
-            if isinstance(item.piece, Delta) and item.piece.changes_bias:
-                _fold_bias(item, undo)
+            yield Change(name, site.module, site.weight_name, _weight_of(items))
+        if any(item.piece.changes_bias for item in items) and (made := _bias_of(items)):
+            yield Change(_name(items[0], site.bias_name), site.module, site.bias_name, made)
 
 
-def _fold_weight(items: list[Placed], undo: list[Undo]) -> None:
+def _weight_of(items: list[Placed]) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def make() -> Tensor:
+        parameter = items[0].site.module._parameters[items[0].site.weight_name]
+        assert parameter is not None
+        return _folded(parameter.data, items)
+
+    return make
+
+
+def _folded(stored: Tensor, items: list[Placed]) -> Tensor:
     changing = [item for item in items if item.piece.changes_weight]
-    if not changing:
-        return
-    module, name = changing[0].site.module, changing[0].site.weight_name
-    parameter = module._parameters[name]
-    assert parameter is not None
-    merged = _folded_in_fp32(parameter.data, changing)
-    undo.append(Undo(module, name, parameter.data))
-    parameter.data = merged
-
-
-def _folded_in_fp32(stored: Tensor, items: list[Placed]) -> Tensor:
     # a sum in bf16 loses more than the rounding of its result
     wide = torch.promote_types(stored.dtype, torch.float32)
-    return folded(stored.to(wide), items, _layer(items[0])).to(stored.dtype).contiguous()
+    return folded(stored.to(wide), changing, _layer(items[0])).to(stored.dtype).contiguous()
 
 
-def _rebias(items: list[Placed], undo: list[Undo]) -> None:
+def _bias_of(items: list[Placed]) -> Callable[[], Tensor] | None:
+    """Return what makes the new bias; None where there is none that only a factor would change."""
     site = items[0].site
-    bias = site.module._parameters.get(site.bias_name)
-    reparams = [(i.piece, i.site.features) for i in items if isinstance(i.piece, Reparam)]
-    if bias is None or not any(piece.changes_bias for piece, _ in reparams):
-        return
-    undo.append(Undo(site.module, site.bias_name, bias.data))
-    wide = torch.promote_types(bias.dtype, torch.float32)
-    bias.data = rebiased(bias.data.to(wide), reparams).to(bias.dtype)
+    module, leaf = site.module, site.bias_name
+    changing = [item for item in items if item.piece.changes_bias]
+    absent = module._parameters.get(leaf) is None
+    if absent and all(item.piece.scales_bias for item in changing):
+        return None
 
-
-def _fold_bias(item: Placed, undo: list[Undo]) -> None:
-    assert isinstance(item.piece, Delta)
-    module, site = item.site.module, item.site
-    change = item.piece.bias_delta().detach()
-    bias = module._parameters.get("bias")
-    if bias is None:
-        whole = change
-        if site.features is not None:
-            layer = _layer(item)
+    @torch.no_grad()
+    def make() -> Tensor:
+        bias = module._parameters.get(leaf)
+        if bias is None:
+            layer = _layer(items[0])
             assert layer is not None
-            whole = change.new_zeros(layer.info(module).out_features)
-            whole[site.features[0] : site.features[1]] = change
-        dtype = site.layer.dtype
-        module._parameters["bias"] = nn.Parameter(whole.to(dtype), requires_grad=False)
-        undo.append(Undo(module, "bias", None))
-        return
-    merged = bias.data.clone()
-    rows = slice(*site.features) if site.features else slice(None)
-    merged[rows] += change.to(merged.dtype)
-    undo.append(Undo(module, "bias", bias.data))
-    bias.data = merged
+            wide = torch.promote_types(site.layer.dtype, torch.float32)
+            width = layer.info(module).out_features
+            zero = torch.zeros(width, dtype=wide, device=site.layer.device)
+            return rebiased_by(zero, [i for i in changing if not i.piece.scales_bias]).to(
+                site.layer.dtype
+            )
+        wide = torch.promote_types(bias.dtype, torch.float32)
+        return rebiased_by(bias.data.to(wide), changing).to(bias.dtype)
+
+    return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,14 +12,18 @@ from torch import Tensor, nn
 
 from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.plan import Plan, make_plan
-from peftcore.adapter.state import STATE, Attached, state_of
+from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.adapter.switch import base_only
+from peftcore.adapter.verify import verify
 from peftcore.errors import CheckpointError, ConfigError
+from peftcore.model.walk import base_modules, statistics_of
 from peftcore.registry.hookspecs import GROUP
 from peftcore.registry.installed import installed
-from peftcore.store.checkpoint import DESCRIPTION, FORMAT, TENSORS, digest, read
+from peftcore.store.checkpoint import DESCRIPTION, TENSORS, read
+from peftcore.store.description import FORMAT, BackboneRecord, Description, MethodRecord, digest
 from peftcore.store.files import write
 from peftcore.store.fingerprint import difference, fingerprint
+from peftcore.version import __version__
 
 A = TypeVar("A", bound=Attached)
 
@@ -40,13 +43,14 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
     """
     if adapter.model is None:
         raise CheckpointError(f"adapter {adapter.name!r} has been detached; nothing to save.")
+    verify(state_of(adapter.model), [adapter])
     tensors = state_of_adapter(adapter)
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise CheckpointError(f"{name} is on the meta device and has no values to save.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds NaN or infinite values; {path} is left as it was.")
-    description = json.dumps(_describe(adapter, tensors, extra or {}), indent=1)
+    description = _describe(adapter, tensors, extra or {}).signed()
     data = to_bytes(tensors, metadata={"peftcore": description})
     write(Path(path), {TENSORS: data, DESCRIPTION: description.encode()})
 
@@ -77,51 +81,64 @@ def _tensors(plan: Plan) -> dict[str, Tensor]:
 
 def _describe(
     adapter: Attached, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    from peftcore.version import __version__
-
-    assert adapter.model is not None
-    plan = adapter.plan
-    return {
-        "format": FORMAT,
-        "peftcore": __version__,
-        "hooks": GROUP,
-        "methods": [
-            {
-                "method": method.name,
-                "config": method.config.model_dump(mode="json"),
-                "distribution": (owner := installed().owner("methods", method.name)).distribution,
-                "version": owner.version,
-            }
-            for method in adapter.methods
+) -> Description:
+    plan, model = adapter.plan, adapter.carrier()
+    owners = {m.name: installed().owner("methods", m.name) for m in plan.methods}
+    return Description(
+        format=FORMAT,
+        peftcore=__version__,
+        hooks=GROUP,
+        methods=[
+            MethodRecord(
+                method=method.name,
+                config=method.config.model_dump(mode="json"),
+                distribution=owners[method.name].distribution,
+                version=owners[method.name].version,
+            )
+            for method in plan.methods
         ],
-        "modules_to_save": list(plan.modules_to_save),
-        "save_frozen": list(plan.save_frozen),
-        "backbone": {
-            "name": plan.backbone.name,
-            "class": type(adapter.model).__name__,
-            "fingerprint": fingerprint(adapter.model, _brought(plan), _parked(adapter.model)),
-        },
-        "trainable": plan.trainable,
-        "digests": {name: digest(tensor) for name, tensor in tensors.items()},
-        "extra": dict(extra),
-    }
+        modules_to_save=list(plan.modules_to_save),
+        save_frozen=list(plan.save_frozen),
+        backbone=BackboneRecord(
+            name=plan.backbone.name,
+            model=type(model).__name__,
+            fingerprint=fingerprint(_base_tensors(model, plan)),
+        ),
+        trainable=plan.trainable,
+        digests={name: digest(tensor) for name, tensor in tensors.items()},
+        extra=dict(extra),
+    )
 
 
-def _parked(model: nn.Module) -> dict[tuple[int, str], Tensor]:
-    """Return the base's values where adapters have put their own into the model."""
-    if STATE not in model.__dict__:
+def _base_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Return the base's parameters and statistics by name, without what the adapter brings."""
+    brought = {s.info.name for s in plan.selected}
+    parked = _parked(model)
+    found = {}
+    for path, module, _ in base_modules(model):
+        for leaf, tensor in (*module._parameters.items(), *statistics_of(module)):
+            name = f"{path}.{leaf}" if path else leaf
+            value = parked.get((id(module), leaf), tensor)
+            if value is not None and name not in brought:
+                found[name] = value
+    return found
+
+
+def _parked(model: nn.Module) -> dict[tuple[int, str], Tensor | None]:
+    """Return the base's values where an adapter's are in the model, by merging or by its own."""
+    state: ModelState | None = model.__dict__.get(STATE)
+    if state is None:
         return {}
-    return {
+    found: dict[tuple[int, str], Tensor | None] = {
         (id(module), leaf): swap.base
-        for adapter in state_of(model).adapters.values()
+        for adapter in state.adapters.values()
         for swap in adapter.swaps
         for module, leaf in swap.places
     }
-
-
-def _brought(plan: Plan) -> set[str]:
-    return {s.info.name for s in plan.selected}
+    for _, undo in reversed(state.merged):
+        # of a parameter that was merged into twice, the value before the first merge
+        found |= {entry.place: entry.before for entry in reversed(undo)}
+    return found
 
 
 def load_as(
@@ -137,13 +154,13 @@ def load_as(
     description, tensors = read(path)
     check_free(model, name, "load")
     _check_versions(description, path, allow_other_version)
-    choices = [{"method": m["method"], **m["config"]} for m in description["methods"]]
+    choices = [{"method": m.method, **m.config} for m in description.methods]
     random_state = torch.get_rng_state()
     try:
         with base_only(model):
             plan = make_plan(
-                model, choices, {}, None, description["modules_to_save"],
-                description["save_frozen"], tensors=tensors,
+                model, choices, {}, None, description.modules_to_save,
+                description.save_frozen, tensors=tensors,
             )  # fmt: skip
     except ConfigError as error:
         if error.exit_code == 3:
@@ -163,19 +180,25 @@ def load_as(
     return adapter
 
 
-def _check_versions(description: Mapping[str, Any], path: str | Path, allowed: bool) -> None:
-    if description["hooks"] != GROUP:
+def _check_versions(description: Description, path: str | Path, allowed: bool) -> None:
+    if description.hooks != GROUP:
         raise CheckpointError(
-            f"{path} was written with the hooks {description['hooks']}, this peftcore has {GROUP}."
+            f"{path} was written with the hooks {description.hooks}, this peftcore has {GROUP}."
         )
-    for method in description["methods"]:
-        installed().find("methods", method["method"])
-        have = installed().owner("methods", method["method"])
-        if allowed or _series(have.version) == _series(method["version"]):
+    for method in description.methods:
+        installed().find("methods", method.method)
+        have = installed().owner("methods", method.method)
+        if have.distribution != method.distribution:
+            raise CheckpointError(
+                f"{path} was written by {method.distribution}, whose method {method.method!r} is"
+                f" provided by {have.distribution} here. Install {method.distribution}, or take"
+                f" {have.distribution} out."
+            )
+        if allowed or _series(have.version) == _series(method.version):
             continue
-        wanted = f"{method['distribution']}=={_series(method['version'])}.*"
+        wanted = f"{method.distribution}=={_series(method.version)}.*"
         raise CheckpointError(
-            f"{path} was written by {method['distribution']} {method['version']}, installed is"
+            f"{path} was written by {method.distribution} {method.version}, installed is"
             f" {have.version}, which may compute otherwise: pip install '{wanted}', or"
             " allow the other version."
         )
@@ -188,15 +211,15 @@ def _series(version: str) -> str:
 
 
 def _check_base(
-    model: nn.Module, plan: Plan, description: Mapping[str, Any], path: str | Path, allowed: bool
+    model: nn.Module, plan: Plan, description: Description, path: str | Path, allowed: bool
 ) -> None:
     if allowed:
         return
-    saved = description["backbone"]["fingerprint"]
-    other = difference(saved, fingerprint(model, _brought(plan), _parked(model)))
+    tensors = _base_tensors(model, plan)
+    other = difference(description.backbone.fingerprint, fingerprint(tensors), tensors)
     if other:
         raise CheckpointError(
-            f"{path} was trained on another base ({description['backbone']['class']}): {other}."
+            f"{path} was trained on another base ({description.backbone.model}): {other}."
             " Load that base, or allow another one (allow_other_base, --allow-other-base)."
         )
 

@@ -58,6 +58,8 @@ class Swap:
         if coming.device != going.device:
             coming.data = coming.data.to(going.device)
         for module, leaf in self.places:
+            if module._parameters.get(leaf) is not going and going is self.own:
+                continue  # somebody has put another parameter there, which is theirs
             module._parameters[leaf] = coming
             if self.own.dtype != self.base.dtype:
                 seat_of(module).casts[leaf] = self.base.dtype

@@ -26,7 +26,7 @@ def command(path: Path, as_json: bool, tensors: bool) -> None:
         click.echo(f"            {settings}")
     base = found["backbone"]
     click.echo(
-        f"base        {base['class']} ({base['name']}), {base['fingerprint']['parameters']:,}"
+        f"base        {base['model']} ({base['name']}), {base['fingerprint']['parameters']:,}"
         f" parameters, values {base['fingerprint']['values'][:8]}"
     )
     click.echo(f"trainable   {found['trainable']:,}")

@@ -29,7 +29,7 @@ def command(
     from peftcore.store.checkpoint import read
 
     description, _ = read(adapter)
-    name = description["backbone"]["name"]
+    name = description.backbone.name
     backbone = backbone_for_source(source, None if name == "structural" else name)
     options = {} if num_labels is None else {"num_labels": num_labels}
     loaded = backbone.load(source, head=head, **options)

@@ -28,6 +28,8 @@ class Piece(nn.Module):
     #: It is exactly a change of the weight, of the bias.
     changes_weight: ClassVar[bool] = False
     changes_bias: ClassVar[bool] = False
+    #: Of the bias it is a function, so that there is nothing to change where a layer has none.
+    scales_bias: ClassVar[bool] = False
     #: It can act on a slice of a fused layer.
     sliceable: ClassVar[bool] = False
     #: It brings ``batched``, ``start``, ``through``, ``precompute``, ``inner``.
@@ -129,7 +131,7 @@ class Reparam(Piece):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.changes_bias = cls._brings("new_bias")
+        cls.changes_bias = cls.scales_bias = cls._brings("new_bias")
         cls.has_through = cls._brings("through")
         cls.precomputes = cls._brings("precompute")
         cls.through_uses_context = cls._names_context("through")

@@ -147,23 +147,33 @@ class ContextHolder:
         _innermost.set(found)
 
     @contextmanager
-    def again(self, setting: Setting) -> Iterator[None]:
-        """Compute a checkpointed part again as it ran in the forward pass.
+    def as_it_was(self, context: Context, setting: Setting) -> Iterator[None]:
+        """Run a checkpointed part with what ran in its forward pass, then and in recomputation.
 
         Raises:
             AttachError: values of base parameters were switched since, which all parts share.
         """
-        if setting.swaps or self.effective().swaps:
+        self.current = context
+        now = self.effective()
+        if now is not setting and (setting.swaps or now.swaps):
             raise AttachError(
                 "a checkpointed part of the model is computed again in backward after its adapter,"
                 " which holds values of base parameters, was switched: call backward before you"
                 " switch, or inside of the same block."
             )
-        block = self.enter(setting)
+        block = None if now is setting else self.enter(setting)
+        before, self._of_thread.carried = self._of_thread.carried, True
         try:
             yield
         finally:
-            self.leave(block)
+            self._of_thread.carried = before
+            if block is not None:
+                self.leave(block)
+
+    @property
+    def carried(self) -> bool:
+        """Whether this thread is in a checkpointed part that knows what ran in its forward."""
+        return self._of_thread.carried
 
     def begin(self, entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the context of a call that is about to run, where a piece uses it."""
@@ -217,3 +227,4 @@ class _OfThread(threading.local):
         self.current = Context()
         self.columns: int | None = None
         self.lengths: Tensor | None = None
+        self.carried = False

@@ -106,12 +106,7 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
         carried = kwargs.pop(_CARRIED, None)
         if carried is None:
             return forward(self, *args, **kwargs)
-        context, setting = carried
-        holder = self._peftcore.holder
-        holder.current = context
-        if setting is holder.effective():
-            return forward(self, *args, **kwargs)
-        with holder.again(setting):
+        with self._peftcore.holder.as_it_was(*carried):
             return forward(self, *args, **kwargs)
 
     chosen = enter if key.generating is not None else carry if key.carries else forward

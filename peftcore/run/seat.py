@@ -43,6 +43,8 @@ class Seat:
         Raises:
             AttachError: other adapters are active than in the forward pass.
         """
+        if self.holder.carried:
+            return
         setting = self.holder.effective()
         in_backward = torch._C._current_graph_task_id() != -1
         if in_backward and self.ran is not None and self.ran is not setting:

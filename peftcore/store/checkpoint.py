@@ -6,29 +6,21 @@ self-contained, and ``adapter.json``, the same description for people and tools.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from peftcore.errors import CheckpointError
+from peftcore.store.description import Description, digest, parsed
 
 TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
-FORMAT = 1
 
 
-def digest(tensor: Tensor) -> str:
-    """Return a digest of a tensor's values."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(raw.tobytes()).hexdigest()[:16]
-
-
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path) -> tuple[Description, dict[str, Tensor]]:
     """Read a checkpoint and check that it is whole.
 
     Args:
@@ -43,9 +35,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = _file(Path(path))
     try:
         with safe_open(file, framework="pt") as opened:
-            description = _description(file, opened.metadata())
+            text = (opened.metadata() or {}).get("peftcore")
+            if text is None:
+                raise CheckpointError(f"{file} is a safetensors file, but no peftcore adapter.")
+            description = parsed(text, file)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of its reader
         raise CheckpointError(
             f"{file} is damaged or was not written whole ({error}). Use another copy."
         ) from error
@@ -61,7 +58,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """
     description, tensors = read(path)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    return {**description, "tensors": shapes}
+    return {**description.model_dump(mode="json"), "tensors": shapes}
 
 
 def _file(path: Path) -> Path:
@@ -80,26 +77,8 @@ def _file(path: Path) -> Path:
     return file
 
 
-def _description(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get("peftcore")
-    if text is None:
-        raise CheckpointError(f"{file} is a safetensors file, but no peftcore adapter.")
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"the description inside {file} is damaged: {error}.") from error
-    if found.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file} has format {found.get('format')!r}, this peftcore reads {FORMAT}."
-            " Install the peftcore that wrote it, or a newer one."
-        )
-    return found
-
-
-def _check_content(
-    file: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
-    digests = description["digests"]
+def _check_content(file: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
+    digests = description.digests
     for name in digests:
         if name not in tensors:
             raise CheckpointError(f"{file}: tensor {name} is missing.")
