@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +27,7 @@ _KINDS = (Delta, Reparam, Transform, Around)
 def prepare(
     methods: Methods,
     model: nn.Module,
+    found: Survey,
     sites: Sequence[Site],
     examples: Examples | None,
     tensors: Mapping[str, Tensor] | None,
@@ -39,6 +41,7 @@ def prepare(
         AttachError: a method asks for examples and there are none.
         PluginError: a method changed the model.
     """
+    modules = found.modules
     for method, call in methods.each("peftcore_prepare"):
         wanted = 0 if planned or tensors is not None else method.examples
         if wanted and examples is None:
@@ -47,13 +50,12 @@ def prepare(
                 " attach(..., examples=Examples(batches)), batches being the model's keyword"
                 " arguments with labels."
             )
-        before = _content(model.modules())
+        before = _content(modules)
         call(
             model=model, sites=sites, examples=examples if wanted else None, tensors=tensors,
             tokenizer=tokenizer,
         )  # fmt: skip
-        if _content(model.modules()) != before:
-            raise PluginError(f"{_whose(method)} changed the model in peftcore_prepare.")
+        _check_content(modules, before, [method], "peftcore_prepare")
 
 
 def offer(
@@ -79,16 +81,14 @@ def offer(
     whole: set[tuple[str, int, str]] = set()
     check = _Checks(found)
     callers = methods.each("peftcore_rewrite_module")
+    before = _content(found.modules)
     for site, call, method in _on_devices(sites, callers):
         taken = (method.label, id(site.module), site.weight_name)
         if site.features is not None and taken in whole:
             continue
-        before = _content([site.module])
         result = call(site=site)
         if result is None:
             continue
-        if _content([site.module]) != before:
-            raise PluginError(f"{_whose(method)} changed {site.here} in peftcore_rewrite_module.")
         for key, piece in (result if isinstance(result, Mapping) else {"": result}).items():
             check(site, method, piece)
             _settle(piece, site, dtype)
@@ -99,6 +99,8 @@ def offer(
             placed.append(Placed(site, method.label, key, piece))
         if site.features is None or site.features == (0, _width(site)):
             whole.add(taken)
+    asked = [method for method, _ in callers]
+    _check_content(found.modules, before, asked, "peftcore_rewrite_module")
     check_shared(found, [item.site for item in placed])
     return placed
 
@@ -120,16 +122,34 @@ def _width(site: Site) -> int:
     return layer.info(site.module).out_features if layer else site.layer.out_features
 
 
-def _content(modules: Any) -> list[tuple[Any, ...]]:
-    """Return what differs once someone changed modules: classes, children, tensors, values."""
+def _content(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:
+    """Return what differs once someone changed a model: classes, children, tensors, values."""
     return [
-        (
-            type(m),
-            *m._modules,
-            *[(id(p), p._version) for p in m._parameters.values() if p is not None],
-        )
-        for m in modules
+        (m.__class__, *m._modules, *m._parameters.values(), *map(_version, m._parameters.values()))
+        for m in modules.values()
     ]
+
+
+def _version(tensor: Tensor | None) -> int:
+    return -1 if tensor is None else tensor._version
+
+
+def _check_content(
+    modules: Mapping[str, nn.Module], before: Sequence[tuple[Any, ...]], methods: Sequence[Method],
+    hook: str,
+) -> None:  # fmt: skip
+    """Refuse that a hook has changed the model."""
+    for (path, module), was in zip(modules.items(), before, strict=True):
+        now = _content({path: module})[0]
+        if len(now) != len(was) or any(a is not b and not _same(a, b) for a, b in zip(now, was)):  # noqa: B905
+            whose = " or ".join(map(_whose, methods))
+            raise PluginError(
+                f"{whose} changed {path or 'the model'} in {hook}; there the model is only read."
+            )
+
+
+def _same(one: Any, two: Any) -> bool:
+    return not isinstance(one, Tensor) and bool(one == two)
 
 
 def _whose(method: Method) -> str:
@@ -141,10 +161,17 @@ class _Checks:
     """Whether a piece can act where a method wants it."""
 
     def __init__(self, found: Survey):
-        self._modules = {id(module): path for path, module in found.modules.items()}
-        self._parameters = {
+        self._found = found
+
+    @cached_property
+    def _modules(self) -> dict[int, str]:
+        return {id(module): path for path, module in self._found.modules.items()}
+
+    @cached_property
+    def _parameters(self) -> dict[int, str]:
+        return {
             id(p): f"{path}.{leaf}" if path else leaf
-            for path, module in found.modules.items()
+            for path, module in self._found.modules.items()
             for leaf, p in module._parameters.items()
             if p is not None
         }
@@ -196,8 +223,9 @@ class _Checks:
             inside = (self._modules.get(id(m)) for m in piece.modules() if m is not piece)
             held = next((f"module {path}" for path in inside if path is not None), "")
         if not held:
-            own = (self._parameters.get(id(p)) for p in piece.parameters())
-            held = next((f"parameter {name}" for name in own if name is not None), "")
+            own = piece.parameters() if piece._modules else piece._parameters.values()
+            known = self._parameters
+            held = next((f"parameter {known[id(p)]}" for p in own if id(p) in known), "")
         if held:
             raise PluginError(
                 f"{_whose(method)}: its {type(piece).__name__} for {site.here} holds the model's"
@@ -208,12 +236,13 @@ class _Checks:
 
 def _settle(piece: Piece, site: Site, dtype: torch.dtype | None) -> None:
     """Put a piece on the device of its layer, in the dtype that it is trained in."""
-    want = dtype or trainable_dtype(site.layer.dtype)
+    layer = site.layer
+    want = dtype or trainable_dtype(layer.dtype)
     # most pieces have no submodules, and walking modules is slow when there are thousands
     tensors = piece.state_dict().values() if piece._modules else _own_tensors(piece)
     for tensor in tensors:
-        wrong_dtype = tensor.is_floating_point() and tensor.dtype != want
-        if wrong_dtype or tensor.device != site.layer.device:
+        kept = tensor.dtype == want or not tensor.is_floating_point()
+        if not kept or tensor.device != layer.device:
             piece.to(device=site.layer.device, dtype=want)
             break
     piece.__dict__["_dtype"] = want

@@ -216,7 +216,7 @@ def make_plan(
     if device is not None:
         sites = [replace(site, layer=site.layer.on(device)) for site in sites]
     on_meta = any(site.layer.device.type == "meta" for site in sites)
-    prepare(chosen, model, sites, examples, tensors, tokenizer, planned=on_meta)
+    prepare(chosen, model, found, sites, examples, tensors, tokenizer, planned=on_meta)
     placed = offer(chosen, found, sites, dtype, fresh=tensors is None and not on_meta)
     selected = _once(
         _whole(found, modules_to_save, SAVED),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, TypeVar
 
 import pluggy
@@ -96,45 +96,51 @@ class Methods(Sequence[Method]):
 
 
 def _callers(methods: Sequence[Method]) -> dict[str, list[tuple[Method, Callable[..., Any]]]]:
-    """Register methods with pluggy, which checks names and arguments, and sort what they bring."""
-    manager = pluggy.PluginManager("peftcore")
-    manager.add_hookspecs(Adapting)
     found: dict[str, list[tuple[Method, Callable[..., Any]]]] = {}
     for method in methods:
-        _check_hooks(method)
-        try:
-            manager.register(method, name=method.label)
-        except pluggy.PluginValidationError as error:
-            wrong = " ".join(str(error).split()).partition("Argument(s)")[2]
-            what = f"the arguments {wrong.strip()}" if wrong else str(error)
-            raise PluginError(f"method {method.name}: {what}") from error
-        for caller in manager.get_hookcallers(method) or ():
-            impl = next(i for i in caller.get_hookimpls() if i.plugin is method)
-            call = partial(_call, impl.function, impl.argnames)
-            found.setdefault(caller.name, []).append((method, call))
+        for hook, names in _hooks_of(type(method), method.name):
+            call = partial(_call, getattr(method, hook), names)
+            found.setdefault(hook, []).append((method, call))
     return found
+
+
+@cache
+def _hooks_of(kind: type[Method], name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the hooks of a class of methods with their arguments, checked by pluggy once."""
+    _check_hooks(kind, name)
+    manager = pluggy.PluginManager("peftcore")
+    manager.add_hookspecs(Adapting)
+    plugin = kind.__new__(kind)
+    try:
+        manager.register(plugin, name=name)
+    except pluggy.PluginValidationError as error:
+        wrong = " ".join(str(error).split()).partition("Argument(s)")[2]
+        what = f"the arguments {wrong.strip()}" if wrong else str(error)
+        raise PluginError(f"method {name}: {what}") from error
+    callers = manager.get_hookcallers(plugin) or []
+    return [(c.name, tuple(c.get_hookimpls()[0].argnames)) for c in callers]
 
 
 def _call(function: Callable[..., Any], names: Sequence[str], /, **given: Any) -> Any:
     return function(*[given[name] for name in names])
 
 
-def _check_hooks(method: Method) -> None:
+def _check_hooks(kind: type[Method], method: str) -> None:
     known = [name for name in vars(Adapting) if name.startswith("peftcore_")]
-    for name in dir(type(method)):
+    for name in dir(kind):
         if not name.startswith("peftcore_"):
             continue
         if name not in known:
             raise PluginError(
-                f"method {method.name}: {name} is not a hook of methods.{nearest(name, known)}"
+                f"method {method}: {name} is not a hook of methods.{nearest(name, known)}"
             )
-        options = getattr(getattr(method, name), "peftcore_impl", None)
+        options = getattr(getattr(kind, name), "peftcore_impl", None)
         if options is None:
-            raise PluginError(f"method {method.name}: {name} lacks @hookimpl.")
+            raise PluginError(f"method {method}: {name} lacks @hookimpl.")
         for option in _OPTIONS:
             if options.get(option):
                 raise PluginError(
-                    f"method {method.name}: {name} is marked with {option}, which hooks of methods"
+                    f"method {method}: {name} is marked with {option}, which hooks of methods"
                     " do not have: methods are called in the order of the recipe. Write @hookimpl"
                     " alone."
                 )

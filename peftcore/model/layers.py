@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.model.walk import bare_class
+from peftcore.model.walk import CONTAINER, bare_class
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
 
@@ -216,12 +216,23 @@ def _find(cls: type[nn.Module], weighted: bool) -> Layer | None:
     return _NORM if is_norm or named else None
 
 
+def _first_parameter(module: nn.Module) -> nn.Parameter | None:
+    """Return the first floating parameter inside a module; torch's own walk is slow."""
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.is_floating_point():
+            return parameter
+    found = (
+        _first_parameter(m) for n, m in module._modules.items() if m is not None and n != CONTAINER
+    )
+    return next((p for p in found if p is not None), None)
+
+
 def info_of(module: nn.Module, width: int | None = None) -> LayerInfo:
     """Describe a module; ``width`` is the residual stream's, for modules that are no layer."""
     layer = layer_of(module)
     if layer is not None:
         return layer.info(module)
-    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    parameter = _first_parameter(module)
     if parameter is None:
         return LayerInfo("module", width or 0, width or 0)
     return LayerInfo("module", width or 0, width or 0, False, parameter.dtype, parameter.device)

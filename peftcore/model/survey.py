@@ -11,7 +11,7 @@ from torch import nn
 
 from peftcore.errors import AttachError, TargetError, nearest
 from peftcore.model.backbones import Backbone
-from peftcore.model.globs import path_matches, translated
+from peftcore.model.globs import path_matches, path_pattern, translated
 from peftcore.model.layers import InProjection, LayerInfo, info_of, layer_of
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.targets import Targets
@@ -137,28 +137,49 @@ def _places(
     """Return block and stack of each module, and the number of blocks; parents come first."""
     where: dict[str, _Where] = {}
     spans: dict[str, list[int]] = {}
+    is_block = path_pattern(tuple(blocks)).fullmatch
+    heads = [(name, path_pattern(tuple(globs)).fullmatch) for name, globs in stacks.items()]
+    nowhere = _Where()
     count = 0
     for path in modules:
-        above = where.get(path.rpartition(".")[0]) if path else None
-        here = above or _Where()
-        stack = next((name for name, globs in stacks.items() if path_matches(path, globs)), None)
-        is_block = bool(blocks) and path_matches(path, blocks)
-        if stack is not None or is_block:
-            here = _Where(count if is_block else here.block, stack or here.stack)
-        if is_block:
+        here = where.get(path.rpartition(".")[0], nowhere) if path else nowhere
+        stack = next((name for name, match in heads if match(path)), "") if heads else ""
+        if is_block(path):
+            here = _Where(count, stack or here.stack)
             spans.setdefault(here.stack, []).append(count)
             count += 1
+        elif stack:
+            here = _Where(here.block, stack)
         where[path] = here
-    for here in where.values():
-        found = spans.get(here.stack, []) if here.stack else range(count)
-        here.span = (found[0], found[-1] + 1) if found else (0, 0)
+    whole = (0, count)
+    for here in {id(w): w for w in where.values()}.values():
+        found = spans.get(here.stack) if here.stack else None
+        here.span = (found[0], found[-1] + 1) if found else whole
     return where, count
 
 
+class _Roles:
+    """Finds the role of a path; paths recur from model to model of one family."""
+
+    def __init__(self, globs: Sequence[tuple[str, tuple[str, ...]]]):
+        arms = (f"(?P<r{i}>{'|'.join(map(translated, g))})" for i, (_, g) in enumerate(globs))
+        self._match = re.compile("|".join(arms) or r"(?!)").fullmatch
+        self._names = [name for name, _ in globs]
+        self._known: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        """Return the role of a path, or an empty string."""
+        if path not in self._known:
+            if len(self._known) > 1 << 16:
+                self._known.clear()
+            found = self._match(path)
+            self._known[path] = self._names[int(str(found.lastgroup)[1:])] if found else ""
+        return self._known[path]
+
+
 @lru_cache(maxsize=64)
-def _role_pattern(globs: tuple[tuple[str, tuple[str, ...]], ...]) -> re.Pattern[str]:
-    arms = (f"(?P<r{i}>{'|'.join(map(translated, g))})" for i, (_, g) in enumerate(globs))
-    return re.compile("|".join(arms) or r"(?!)")
+def _roles_by(globs: tuple[tuple[str, tuple[str, ...]], ...]) -> _Roles:
+    return _Roles(globs)
 
 
 def _sites(
@@ -170,24 +191,27 @@ def _sites(
     where: Mapping[str, _Where],
     count: int,
 ) -> Iterator[Site]:
-    names = list(roles)
-    pattern = _role_pattern(tuple((name, tuple(roles[name])) for name in names))
+    known = _roles_by(tuple((name, tuple(globs)) for name, globs in roles.items()))
+    fuses = type(backbone).slices is not Backbone.slices
     for path, module in modules.items():
         here = where[path]
-        found = pattern.fullmatch(path)
         layer = layer_of(module)
-        role = names[int(str(found.lastgroup)[1:])] if found else ""
+        role = known.of(path)
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             yield from _fused_attention(path, module, here, count)
-        if not role and layer is None:
+        if layer is not None:
+            info = layer.info(module)
+        elif role:
+            info = info_of(module, backbone.width(model, path, module))
+        else:
             continue
-        width = None if layer else backbone.width(model, path, module)
-        info = layer.info(module) if layer else info_of(module, width)
         direct = _read_directly(path, parents[path], backbone)
         role = role or _structural_role(info.kind)
         name = layer.weight_name if layer else "weight"
         rest = (direct, name, here.stack, here.span)
         yield Site(path, role, module, info, here.block, count, None, *rest)
+        if not fuses:
+            continue
         for part, (start, stop) in backbone.slices(path, role, info).items():
             sliced = _part(info, start, stop)
             yield Site(path, part, module, sliced, here.block, count, (start, stop), *rest)
@@ -195,12 +219,11 @@ def _sites(
 
 def _read_directly(path: str, parent: nn.Module | None, backbone: Backbone) -> bool:
     """Tell whether the model reads a weight and never calls the module."""
-    leaf = path.rpartition(".")[2]
-    return (
-        (isinstance(parent, nn.MultiheadAttention) and leaf == "out_proj")
-        or (isinstance(parent, nn.TransformerEncoderLayer) and leaf in _FUSED_LAYER)
-        or (bool(backbone.direct_weights) and path_matches(path, backbone.direct_weights))
-    )
+    if isinstance(parent, nn.MultiheadAttention) and path.endswith("out_proj"):
+        return True
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        return path.rpartition(".")[2] in _FUSED_LAYER
+    return bool(backbone.direct_weights) and path_matches(path, backbone.direct_weights)
 
 
 def _structural_role(kind: str) -> str:
