@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TypeVar
 
 from torch import nn
 
 from peftcore.adapter.plan import Plan, Selected
 from peftcore.adapter.state import STATE, Attached, ModelState, Swap
+from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import check_outside, check_unmerged, switch
+from peftcore.adapter.watch import watch
 from peftcore.errors import AttachError
 from peftcore.model.survey import Survey
 from peftcore.model.walk import base_modules
@@ -44,7 +47,9 @@ def apply(model: nn.Module, adapter: A) -> A:
     """Put an adapter on a model as its plan says; nothing of the model is changed if that fails."""
     state: ModelState | None = model.__dict__.get(STATE)
     if state is None:
-        state = model.__dict__[STATE] = ModelState(ContextHolder(adapter.plan.backbone))
+        state = model.__dict__[STATE] = ModelState(
+            ContextHolder(adapter.plan.backbone), Statistics(adapter.plan.survey.modules)
+        )
     try:
         if not state.adapters:
             _freeze(adapter.plan.survey, state)
@@ -54,6 +59,7 @@ def apply(model: nn.Module, adapter: A) -> A:
     except BaseException:
         remove(model, state, adapter)
         raise
+    state.holder.first_run = partial(watch, adapter)
     return adapter
 
 
@@ -134,6 +140,7 @@ def _give_back(model: nn.Module, state: ModelState) -> None:
     for _, module, _ in base_modules(model):
         if SEAT in module.__dict__:
             restore(module)
+    state.statistics.take_out()
     for parameter in state.frozen:
         parameter.requires_grad_(True)
     model.__dict__.pop(STATE, None)

@@ -142,6 +142,8 @@ def merge(model: nn.Module, *names: str) -> None:
             _undo(entries)
         switch(state, active)
         raise
+    for adapter in chosen:
+        state.statistics.put_in(adapter.statistics)
     state.merged.extend(done)
 
 
@@ -162,6 +164,7 @@ def unmerge(model: nn.Module) -> None:
     for _, undo in reversed(state.merged):
         _undo(undo)
     state.merged.clear()
+    state.statistics.take_out()
     switch(state, names)
 
 
@@ -174,22 +177,20 @@ def merge_for_good(model: nn.Module, names: Sequence[str]) -> None:
         MergeError: as :func:`merge`. Nothing has been changed then.
     """
     state = state_of(model)
-    if state.merged:
-        state.merged.clear()
-        return
-    chosen, tied = _checked(model, names)
-    verify(state, chosen)
-    switch(state, ())
-    with torch.no_grad():
-        if len(chosen) == 1:
+    if not state.merged:
+        chosen, tied = _checked(model, names)
+        if len(chosen) > 1:
+            merge(model, *[adapter.name for adapter in chosen])
+        else:
+            verify(state, chosen)
+            switch(state, ())
             for change in _changes(chosen[0], tied):
                 change.made()  # all are looked at before the first is written
-    if len(chosen) > 1:
-        merge(model, *[adapter.name for adapter in chosen])
-        state.merged.clear()
-        return
-    for change in _changes(chosen[0], tied):
-        Undo(change)
+            for change in _changes(chosen[0], tied):
+                Undo(change)
+            state.statistics.put_in(chosen[0].statistics)
+    state.merged.clear()
+    state.statistics.base.clear()  # what is in the model stays there
 
 
 def _undo(entries: Sequence[Undo]) -> None:

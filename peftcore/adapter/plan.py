@@ -140,6 +140,23 @@ class Plan:
             line[1] += chosen.info.parameter.numel() if chosen.trained else 0
         return [Line(label, role, *counts) for (label, role), counts in table.items()]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know besides the table."""
+        found = []
+        for chosen in self.selected:
+            names = self.survey.tied.get(chosen.info.name)
+            if names and chosen.trained:
+                found.append(f"{' and '.join(names)} are one tied parameter, which trains as both.")
+        share = self.survey.reachable
+        if share < 0.5:
+            found.append(
+                f"Targets can reach {100 * share:.0f} % of this model's parameters; the rest lies"
+                f" in places that its backbone ({self.backbone.name}) gives no role, most of it in"
+                f" {self.survey.largest_without_role}. Name such places with path: globs."
+            )
+        return found
+
     def __str__(self) -> str:
         return self.table()
 
@@ -152,6 +169,7 @@ class Plan:
             f" = {self.percent(convention):.4f} % {convention}"
             + (f"; head {self.head:,} besides" if self.head else "")
         )
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -321,9 +339,8 @@ def _whole(found: Survey, patterns: Sequence[str], label: str) -> list[Selected]
         glob = (pattern.removeprefix("path:"), f"**.{pattern}")
         paths |= {path for path in found.modules if path and path_matches(path, glob)}
         inside = [
-            p for p in found.parameters
-            if any(p.path == path or p.path.startswith(f"{path}.") for path in paths)
-        ]  # fmt: skip
+            p for p in found.parameters if _is_inside(found.tied.get(p.name, [p.name]), paths)
+        ]
         if not inside:
             known = [path.rpartition(".")[2] for path in found.modules if path]
             raise TargetError(
@@ -332,6 +349,12 @@ def _whole(found: Survey, patterns: Sequence[str], label: str) -> list[Selected]
             )
         out.update({p.name: Selected(p, label, label == SAVED) for p in inside})
     return list(out.values())
+
+
+def _is_inside(names: Iterable[str], paths: Iterable[str]) -> bool:
+    """Tell whether a parameter, by one of its names, is in one of some modules."""
+    owners = [name.rpartition(".")[0] for name in names]
+    return any(o == path or o.startswith(f"{path}.") or not path for o in owners for path in paths)
 
 
 def _once(*groups: Iterable[Selected]) -> list[Selected]:

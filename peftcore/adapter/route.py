@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from peftcore.adapter.state import Attached, state_of
+from peftcore.adapter.state import Attached, ModelState, state_of
+from peftcore.adapter.statistics import MARK
 from peftcore.adapter.switch import check_names, opened
 from peftcore.errors import AttachError
 from peftcore.run.settings import ByRow
@@ -41,6 +42,7 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     chosen = [state.adapters[name] for name in used]
     for adapter in chosen:
         _check_called(adapter)
+        _check_statistics(state, adapter)
     index = [used.index(n) if n is not None else -1 for n in names]
     setting = ByRow(
         used, index, _swaps(chosen), state.holder,
@@ -62,6 +64,16 @@ def _check_called(adapter: Attached) -> None:
         raise AttachError(
             f"adapter {adapter.name!r} cannot be routed: the model reads the weight of"
             f" {direct} directly, once for the whole batch."
+        )
+
+
+def _check_statistics(state: ModelState, adapter: Attached) -> None:
+    """Refuse an adapter that has running statistics of its own, which a batch has only one of."""
+    own = adapter.statistics or (adapter.is_in and state.statistics.moved())
+    if own:
+        raise AttachError(
+            f"adapter {adapter.name!r} cannot be routed: {next(iter(own)).replace(MARK, '.')} moved"
+            " in its training, and rows of one batch cannot have statistics of their own."
         )
 
 

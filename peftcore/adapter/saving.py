@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.plan import Plan, make_plan
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
+from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import base_only
 from peftcore.adapter.verify import verify
 from peftcore.errors import CheckpointError, ConfigError
-from peftcore.model.walk import base_modules, statistics_of
+from peftcore.model.walk import base_modules, running_of
 from peftcore.registry.hookspecs import GROUP
 from peftcore.registry.installed import installed
 from peftcore.store.checkpoint import DESCRIPTION, TENSORS, read
@@ -60,6 +61,8 @@ def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
     found = _tensors(adapter.plan)
     assert not set(found) & {s.name for s in adapter.swaps}, "a piece's tensor and the base's"
     found |= {swap.name: swap.own for swap in adapter.swaps}
+    state = state_of(adapter.carrier())
+    found |= state.statistics.moved() if adapter.is_in else adapter.statistics
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 
@@ -116,7 +119,7 @@ def _base_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     parked = _parked(model)
     found = {}
     for path, module, _ in base_modules(model):
-        for leaf, tensor in (*module._parameters.items(), *statistics_of(module)):
+        for leaf, tensor in (*module._parameters.items(), *running_of(module)):
             name = f"{path}.{leaf}" if path else leaf
             value = parked.get((id(module), leaf), tensor)
             if value is not None and name not in brought:
@@ -135,6 +138,7 @@ def _parked(model: nn.Module) -> dict[tuple[int, str], Tensor | None]:
         for swap in adapter.swaps
         for module, leaf in swap.places
     }
+    found |= {(id(m), leaf): base for m, leaf, base in state.statistics.base.values()}
     for _, undo in reversed(state.merged):
         # of a parameter that was merged into twice, the value before the first merge
         found |= {entry.place: entry.before for entry in reversed(undo)}
@@ -227,6 +231,8 @@ def _check_base(
 def _check_fit(plan: Plan, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in _tensors(plan).items()}
     expected |= {s.name: tuple(s.info.parameter.shape) for s in plan.selected}
+    statistics = Statistics(plan.survey.modules).base
+    expected |= {n: tuple(b.shape) for n, (_, _, b) in statistics.items() if n in tensors}
     for name, shape in expected.items():
         if name not in tensors:
             raise CheckpointError(f"{path}: tensor {name} is missing, this model needs it.")
@@ -257,6 +263,9 @@ def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
             item.piece.load_state_dict(own, strict=False)
     for swap in adapter.swaps:
         swap.own.copy_(tensors[swap.name])
+    state = state_of(adapter.carrier())
+    adapter.statistics = {n: t for n, t in tensors.items() if n in state.statistics.base}
+    state.statistics.put_in(adapter.statistics)
 
 
 def _prefix(name: str, known: Mapping[str, Any]) -> str | None:

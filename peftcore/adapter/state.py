@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.adapter.plan import Plan, Selected
+from peftcore.adapter.statistics import Statistics
 from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Piece, Reparam
@@ -42,12 +43,6 @@ class Swap:
         """Name in a checkpoint."""
         return self.selected.name
 
-    @property
-    def is_in(self) -> bool:
-        """Whether the adapter's own parameter sits in the modules."""
-        module, leaf = self.places[0]
-        return module._parameters.get(leaf) is self.own
-
     def put_in(self, *, own: bool) -> None:
         """Put the adapter's own parameter, or the base's, into the modules."""
         coming, going = (self.own, self.base) if own else (self.base, self.own)
@@ -80,6 +75,10 @@ class Attached:
         self.model: nn.Module | None = model
         self.plan = plan
         self.swaps: list[Swap] = []
+        #: Running statistics of its own, by name in a checkpoint, while they are not in the model.
+        self.statistics: dict[str, Tensor] = {}
+        #: Its own values of parameters and statistics are in the model.
+        self.is_in = False
         #: A piece of it uses the context of the call.
         self.uses_context = any(_uses_context(item.piece) for item in plan.placed)
         #: A piece keeps something for the tokens of a sequence, so that its beginning must be seen.
@@ -248,11 +247,13 @@ class ModelState:
         active: names of the active ones outside of blocks, in order.
         merged: merges that can be undone, oldest first: (name, undo entries).
         frozen: base parameters that attaching froze.
+        statistics: running statistics of the base's batch norms.
         holder: the context of the batch that is running, and the open blocks.
         entry: module whose call makes the context, once a piece needs one.
     """
 
-    def __init__(self, holder: ContextHolder) -> None:
+    def __init__(self, holder: ContextHolder, statistics: Statistics) -> None:
+        self.statistics = statistics
         self.adapters: dict[str, Attached] = {}
         self.active: tuple[str, ...] = ()
         self.merged: list[tuple[str, list[Any]]] = []
@@ -261,8 +262,12 @@ class ModelState:
         self.entry: nn.Module | None = None
 
     def swapped(self) -> list[Attached]:
-        """Return the adapters whose own values of base parameters sit in the modules."""
-        return [a for a in self.adapters.values() if a.swaps and a.swaps[0].is_in]
+        """Return the adapters whose own parameters and statistics are in the modules."""
+        return [adapter for adapter in self.adapters.values() if adapter.is_in]
+
+    def swaps(self, adapter: Attached) -> bool:
+        """Tell whether an adapter has, or may come to have, values in the base's place."""
+        return bool(adapter.swaps) or bool(self.statistics)
 
 
 def state_of(model: nn.Module) -> ModelState:

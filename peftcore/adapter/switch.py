@@ -21,21 +21,29 @@ def switch(state: ModelState, names: tuple[str, ...]) -> None:
     coming = [state.adapters[name] for name in names]
     check_disjoint(coming)
     going = [state.adapters[n] for n in state.active if n in state.adapters]
-    put_in(going, own=False)
+    put_in(state, going, own=False)
     for module in modules_of((*going, *coming)):
         seat = seat_of(module)
         items = [item for name in names for item in seat.placed.get(name, ())]
         seat.program = Program(module, items, state.holder) if items else None
-    put_in(coming, own=True)
+    put_in(state, coming, own=True)
     state.active = names
     state.holder.setting = _chosen(state, coming)
 
 
-def put_in(adapters: Sequence[Attached], *, own: bool) -> None:
-    """Put the adapters' own values of base parameters, or the base's, into the modules."""
+def put_in(state: ModelState, adapters: Sequence[Attached], *, own: bool) -> None:
+    """Put the adapters' own parameters and statistics, or the base's, into the modules."""
+    if not own and state.statistics and adapters:
+        # several active adapters have trained on the same statistics
+        moved = state.statistics.take_out()
+        for adapter in adapters:
+            adapter.statistics = moved
     for adapter in adapters:
         for swap in adapter.swaps:
             swap.put_in(own=own)
+        if own:
+            state.statistics.put_in(adapter.statistics)
+        adapter.is_in = own and state.swaps(adapter)
 
 
 def modules_of(adapters: Sequence[Attached]) -> list[nn.Module]:
@@ -119,13 +127,13 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
         [adapter.name for adapter in adapters],
         state.holder,
         wanted=any(adapter.uses_context for adapter in adapters),
-        swaps=any(adapter.swaps for adapter in adapters),
+        swaps=any(adapter.swaps or adapter.statistics for adapter in adapters),
     )
 
 
 def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:
     """Refuse to change base parameters while another thread is inside a block of this model."""
-    holding = next((a for a in (*adapters, *state.swapped()) if a.swaps), None)
+    holding = next((a for a in (*adapters, *state.swapped()) if a.swaps or a.statistics), None)
     here = threading.get_ident()
     if holding is not None and any(block.owner != here for block in state.holder.blocks):
         raise AttachError(
@@ -140,11 +148,11 @@ def settle(state: ModelState) -> None:
     block = state.holder.blocks[-1] if state.holder.blocks else None
     setting = None if block is None else block.setting
     names = state.active if block is None else setting.names if isinstance(setting, Chosen) else ()
-    wanted = [a for n in names if (a := state.adapters.get(n)) is not None and a.swaps]
+    wanted = [a for n in names if (a := state.adapters.get(n)) is not None and state.swaps(a)]
     have = state.swapped()
     if [a.name for a in wanted] != [a.name for a in have]:
-        put_in(have, own=False)
-        put_in(wanted, own=True)
+        put_in(state, have, own=False)
+        put_in(state, wanted, own=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import pluggy
@@ -104,9 +104,13 @@ def _callers(methods: Sequence[Method]) -> dict[str, list[tuple[Method, Callable
     return found
 
 
-@cache
+_hooks: dict[tuple[type[Method], str], list[tuple[str, tuple[str, ...]]]] = {}
+
+
 def _hooks_of(kind: type[Method], name: str) -> list[tuple[str, tuple[str, ...]]]:
     """Return the hooks of a class of methods with their arguments, checked by pluggy once."""
+    if (kind, name) in _hooks:
+        return _hooks[kind, name]
     _check_hooks(kind, name)
     manager = pluggy.PluginManager("peftcore")
     manager.add_hookspecs(Adapting)
@@ -118,7 +122,8 @@ def _hooks_of(kind: type[Method], name: str) -> list[tuple[str, tuple[str, ...]]
         what = f"the arguments {wrong.strip()}" if wrong else str(error)
         raise PluginError(f"method {name}: {what}") from error
     callers = manager.get_hookcallers(plugin) or []
-    return [(c.name, tuple(c.get_hookimpls()[0].argnames)) for c in callers]
+    found = [(c.name, tuple(c.get_hookimpls()[0].argnames)) for c in callers]
+    return _hooks.setdefault((kind, name), found)
 
 
 def _call(function: Callable[..., Any], names: Sequence[str], /, **given: Any) -> Any:

@@ -18,6 +18,8 @@ from peftcore.model.targets import Targets
 from peftcore.model.walk import base_modules
 
 _KIND_ROLES = {"linear": "linear", "norm": "norm", "embedding": "embeddings"}
+#: Roles of parameters that targets do not choose by a role of a network.
+_OUT_OF_REACH = ("", "head", "unused")
 _FUSED_LAYER = ("linear1", "linear2", "norm1", "norm2")
 
 
@@ -73,6 +75,22 @@ class Survey:
                     )
                 )  # fmt: skip
         return out
+
+    @cached_property
+    def reachable(self) -> float:
+        """Return the share of the parameters that lie where targets could choose something."""
+        found = sum(p.parameter.numel() for p in self.parameters if p.role not in _OUT_OF_REACH)
+        return found / self.base if self.base else 1.0
+
+    @property
+    def largest_without_role(self) -> str:
+        """Return the part of the model that holds most parameters out of reach of targets."""
+        sizes: dict[str, int] = {}
+        for p in self.parameters:
+            if p.role in _OUT_OF_REACH:
+                part = ".".join(p.path.split(".")[:2]) or p.name
+                sizes[part] = sizes.get(part, 0) + p.parameter.numel()
+        return max(sizes, key=sizes.__getitem__, default="")
 
     @cached_property
     def read_directly(self) -> set[str]:

@@ -26,11 +26,11 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module |
             stack.pop()
 
 
-def statistics_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+def running_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Return the running statistics of a batch norm by name; none of any other module."""
     if not isinstance(module, nn.modules.batchnorm._NormBase):
         return []
-    return [(n, b) for n, b in module._buffers.items() if b is not None and b.is_floating_point()]
+    return [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None]
 
 
 def device_of(model: nn.Module) -> torch.device:

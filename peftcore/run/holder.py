@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ class ContextHolder:
         blocks: the open blocks of all threads and tasks, in the order of opening.
         sequence: number of the sequence that is being computed; a call that goes on with a cache of
             keys and values belongs to the sequence of the call before.
+        first_run: what to do when a piece first runs with gradients.
     """
 
     def __init__(self, backbone: Backbone):
@@ -77,6 +78,7 @@ class ContextHolder:
         self.setting: Setting = Nothing()
         self.blocks: list[Block] = []
         self.sequence = 0
+        self.first_run: Callable[[], None] | None = None
         self._of_thread = _OfThread()
         # what a compiled graph reads: it knows one thread
         self._current = Context()

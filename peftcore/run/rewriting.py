@@ -89,6 +89,7 @@ def adapted_class(key: ClassKey) -> type:
             "_peftcore_class": cls,
             "_peftcore_key": key,
             "forward": _forward(key),
+            "_replicate_for_data_parallel": _refuse_replicas,
         }
         names |= {name: property(_getter(name)) for name in key.exposed}
         names |= {g: _generating(cls, g) for g in key.generating or () if hasattr(cls, g)}
@@ -175,6 +176,14 @@ def _generating(cls: type, name: str) -> Callable[..., Any]:
             holder.columns = before
 
     return generate
+
+
+def _refuse_replicas(self: Any) -> Any:
+    raise AttachError(
+        "nn.DataParallel copies modules without their adapters' tensors, so that all copies would"
+        " compute with those of the first device: use DistributedDataParallel, as torchrun and"
+        " accelerate launch do."
+    )
 
 
 def _iterate(self: Any) -> Iterator[nn.Module]:

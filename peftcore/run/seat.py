@@ -43,6 +43,9 @@ class Seat:
         Raises:
             AttachError: other adapters are active than in the forward pass.
         """
+        if self.holder.first_run is not None:
+            watch, self.holder.first_run = self.holder.first_run, None
+            watch()
         if self.holder.carried:
             return
         setting = self.holder.effective()
