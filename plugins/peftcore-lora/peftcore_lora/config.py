@@ -4,26 +4,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftcore import MethodConfig, PerRole, Targets
+from peftcore import LowRankConfig, NeedsCall, PerRole, Rank, Targets
+from peftcore_lora.marks import FitsGroups, KeepsTable, NotAtEmbeddings
 
 
-class LoraConfig(MethodConfig):
-    """Configuration of LoRA; `rank`, `alpha` and `dropout` may be given per role."""
+class LoraConfig(LowRankConfig):
+    """Configuration of LoRA; `rank`, `alpha`, `dropout` and `init` may be given per role."""
 
-    rank: PerRole[Annotated[int, Field(ge=1)]] = Field(
+    rank: Annotated[Rank, FitsGroups()] = Field(
         8, description="Rank r of the update; at most the smaller side of the layer."
     )
-    alpha: PerRole[Annotated[float, Field(gt=0)] | None] = Field(
-        None,
-        description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
-    )
-    dropout: PerRole[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        0.0, description="Dropout on the input of the update, in training."
-    )
+    dropout: Annotated[
+        PerRole[Annotated[float, Field(ge=0, lt=1)]],
+        NeedsCall(),
+        NotAtEmbeddings(0, "the input there is a token number"),
+    ] = Field(0.0, description="Dropout on the input of the update, in training.")
     use_rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."
     )
-    init: Annotated[str, Field(pattern=r"^(default|pissa(_niter_\d+)?|olora)$")] = Field(
+    init: Annotated[
+        PerRole[Annotated[str, Field(pattern=r"^(default|pissa(_niter_\d+)?|olora)$")]],
+        NotAtEmbeddings("default", "an embedding has no other start than the default"),
+    ] = Field(
         "default",
         description="Start of A and B. `default`: random and zero; `pissa`: the largest singular"
         " values of the weight, `pissa_niter_4`: those found by a fast, randomised search;"
@@ -34,7 +36,7 @@ class LoraConfig(MethodConfig):
         gt=0,
         description="Learning rate of B over that of A (LoRA+; its authors take about 16).",
     )
-    targets: Targets = Field(
+    targets: Annotated[Targets, KeepsTable()] = Field(
         Targets.model_validate(["attention.query", "attention.value"]),
         description="Linear, embedding and convolution layers to update.",
     )

@@ -8,44 +8,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, trainable_dtype
+from peftcore import Delta, LayerInfo
 
 #: stride, padding, dilation, transposed, output padding, groups: what ``torch.convolution`` takes.
 Geometry = tuple[Any, Any, Any, bool, tuple[int, ...], int]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-class LowRank(Delta):
-    """Update of a linear layer: s B A x, with A [r, in] and B [out, r] (Hu et al. 2022, eq. 3)."""
+class Factored(Delta):
+    """Update s B A x; what a linear layer and a convolution have in common.
+
+    A starts at random and B at zero.
+    """
 
     casts_itself = True
+    #: Groups of a convolution; each has its own update.
+    groups = 1
 
-    def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float):
+    def __init__(self, down: Tensor, up: Tensor, scale: float, dropout: float):
         super().__init__()
         self.scale = scale
         self.dropout = dropout
-        self.lora_A = _empty(layer, rank, layer.in_features)
-        self.lora_B = _empty(layer, layer.out_features, rank)
-        if not self.lora_A.is_meta:  # initialising what has no values takes longest of all
-            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-            nn.init.zeros_(self.lora_B)
+        self.lora_A = nn.Parameter(down)
+        self.lora_B = nn.Parameter(up)
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw A."""
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the update, [..., out], of activations [..., in]."""
-        down: Tensor = self.lora_A
-        up: Tensor = self.lora_B
-        if down.dtype != x.dtype:  # asking is cheaper than a cast that does nothing
-            down, up = down.to(x.dtype), up.to(x.dtype)
-        if self.dropout and self.training:
-            read = _dropped(x, down, self.dropout, None)
-        else:
-            read = F.linear(x, down)
-        # scaled where the tensor is smallest
-        return F.linear(read if self.scale == 1 else read * self.scale, up)
+        """Return the update of x."""
+        dropout = self.dropout if self.training else 0
+        return self.product(x, self.lora_A, self.lora_B, dropout)
+
+    def product(self, x: Tensor, down: Tensor, up: Tensor, dropout: float = 0) -> Tensor:
+        """Return s times what two factors make of x, in the dtype of x."""
+        raise NotImplementedError
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return two factors whose product is the update without its scale."""
+        return self.lora_A, self.lora_B
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A, [r, in], and s B, [out, r]."""
-        return self.lora_A, self.lora_B * self.scale
+        """Return two factors whose product is the update; the scale is in the second."""
+        down, up = self.pair()
+        return down, up * self.scale
+
+
+class LowRank(Factored):
+    """Update of a linear layer: s B A x, with A [r, in] and B [out, r] (Hu et al. 2022, eq. 3)."""
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float):
+        down, up = torch.empty(rank, layer.in_features), torch.zeros(layer.out_features, rank)
+        super().__init__(down, up, scale, dropout)
+
+    def product(self, x: Tensor, down: Tensor, up: Tensor, dropout: float = 0) -> Tensor:
+        """Return s times the product of two linear maps of x, [..., out]."""
+        if down.dtype != x.dtype:  # asking is cheaper than a cast that does nothing
+            down, up = down.to(x.dtype), up.to(x.dtype)
+        read = _dropped(x, down, dropout, None) if dropout else F.linear(x, down)
+        # scaled where the tensor is smallest
+        return F.linear(read if self.scale == 1 else read * self.scale, up)
 
     def weight_delta(self) -> Tensor:
         """Return s B A, [out, in]."""
@@ -92,9 +115,11 @@ class LowRankEmbedding(Delta):
         super().__init__()
         self.scale = scale
         self.padding_idx = padding_idx
-        self.lora_A = _empty(layer, rank, layer.in_features)
-        self.lora_B = _empty(layer, layer.out_features, rank)
-        nn.init.zeros_(self.lora_A)
+        self.lora_A = nn.Parameter(torch.zeros(rank, layer.in_features))
+        self.lora_B = nn.Parameter(torch.empty(layer.out_features, rank))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw B."""
         nn.init.normal_(self.lora_B)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,40 +132,31 @@ class LowRankEmbedding(Delta):
         return self.lora_A.T @ (self.lora_B * self.scale).T
 
 
-class LowRankConv(Delta):
+class LowRankConv(Factored):
     """Update of a convolution: A is one of the same geometry to r channels, B one of kernel 1.
 
     Of g groups, each has its own update of rank r / g, so that it remains a change of the weight.
     """
 
-    casts_itself = True
-
     def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float, conv: Conv):
-        super().__init__()
-        self.scale = scale
-        self.dropout = dropout
-        self.weight_shape = layer.weight_shape
         dims = len(layer.weight_shape) - 2
+        zeros, ones, groups = (0,) * dims, (1,) * dims, conv.groups
+        down = torch.empty(rank, *layer.weight_shape[1:])
+        up = torch.zeros(layer.out_features, rank // groups, *ones)
+        super().__init__(down, up, scale, dropout)
+        self.groups = groups
+        self.weight_shape = layer.weight_shape
         self.padding: list[int] | None = None
         self.padding_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         padding = conv.padding
         if isinstance(padding, str) or conv.padding_mode != "zeros":
             self.padding = list(conv._reversed_padding_repeated_twice)
-            padding = (0,) * dims
-        zeros, ones, groups = (0,) * dims, (1,) * dims, conv.groups
+            padding = zeros
         self.geometry: Geometry = (conv.stride, padding, conv.dilation, False, zeros, groups)
         self.pointwise: Geometry = (ones, zeros, ones, False, zeros, groups)
-        self.lora_A = _empty(layer, rank, *layer.weight_shape[1:])
-        self.lora_B = _empty(layer, layer.out_features, rank // groups, *ones)
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the update, [B, out, ...], of activations [B, in, ...]."""
-        return self.convolve(x, self.lora_A, self.lora_B, self.dropout if self.training else 0)
-
-    def convolve(self, x: Tensor, down: Tensor, up: Tensor, dropout: float = 0) -> Tensor:
-        """Return s times the product of two convolutions of x, as that of B and A is."""
+    def product(self, x: Tensor, down: Tensor, up: Tensor, dropout: float = 0) -> Tensor:
+        """Return s times the product of two convolutions of x, [B, out, ...]."""
         if self.padding is not None:
             x = F.pad(x, self.padding, self.padding_mode)
         down, up = down.to(x.dtype), up.to(x.dtype)
@@ -150,19 +166,11 @@ class LowRankConv(Delta):
             read = torch.convolution(x, down, None, *self.geometry)
         return torch.convolution(read * self.scale, up, None, *self.pointwise)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A, [r, in / groups, ...], and s B, [out, r / groups, 1, ...]."""
-        return self.lora_A, self.lora_B * self.scale
-
     def weight_delta(self) -> Tensor:
         """Return s B A of each group, [out, in / groups, ...]."""
-        groups = self.geometry[-1]
+        groups = self.groups
         down, up = (each.reshape(groups, len(each) // groups, -1) for each in self.factors())
         return torch.bmm(up, down).reshape(self.weight_shape)
-
-
-def _empty(layer: LayerInfo, *shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device))
 
 
 def _dropped(x: Tensor, weight: Tensor, dropout: float, geometry: Geometry | None) -> Tensor:

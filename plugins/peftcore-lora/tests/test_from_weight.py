@@ -25,6 +25,8 @@ class TestPissa(MethodContract):
 class TestOlora(MethodContract):
     method = "lora"
     config = {"init": "olora", "rank": 4, "dropout": 0.2, "targets": ["all-linear"]}
+    # WavLM reads weights directly, and CNNs have no linear layers besides the head
+    on = {"wavlm": {"dropout": 0}, "timm-cnn": {"targets": ["conv"]}}
 
 
 def attached(model: nn.Module, **config: Any) -> peftcore.Adapter:
@@ -164,6 +166,17 @@ def test_the_start_is_stored_and_not_computed_again(tmp_path, monkeypatch) -> No
     torch.testing.assert_close(model(**batch).logits, tuned)
 
 
+def test_on_a_bf16_copy_of_the_base_it_computes_the_same_within_its_rounding(tmp_path) -> None:
+    model, x = nn.Sequential(nn.Linear(16, 16), nn.Conv1d(5, 6, 3)), torch.randn(4, 5, 16)
+    low = copy.deepcopy(model).bfloat16()
+    adapter = moved(attached(model, init="pissa", targets=["linear", "conv"]))
+    tuned, bare = model(x), low(x.bfloat16()).float()
+    adapter.save(tmp_path / "a")
+    peftcore.load(low, tmp_path / "a", allow_other_base=True)
+    off = (low(x.bfloat16()).float() - tuned).abs().max()
+    assert off <= 0.02 * tuned.abs().max() < 0.1 * (bare - tuned).abs().max()
+
+
 def test_the_default_start_keeps_nothing_more() -> None:
     (item, *_) = peftcore.attach(Toy(), "lora").placed
     assert type(item.piece) is LowRank
@@ -243,7 +256,16 @@ def test_an_unknown_start_is_refused(init: str) -> None:
 
 
 def test_embeddings_and_too_large_ranks_are_refused() -> None:
-    with pytest.raises(TargetError, match=r"embeddings \(embeddings\) is an embedding. Write init"):
+    words = r'embeddings \(embeddings\): an embedding has no other start .* Write init: "default"'
+    with pytest.raises(TargetError, match=words):
         peftcore.plan(Toy(), "lora", init="pissa", targets=["embeddings"])
     with pytest.raises(TargetError, match="rank 17 is above"):
         peftcore.plan(Toy(), "lora", init="olora", rank=17)
+
+
+def test_the_start_can_be_given_per_role() -> None:
+    init = {"embeddings": "default", "mlp.up": "olora", "default": "pissa"}
+    targets = ["embeddings", "mlp.up", "mlp.down"]
+    adapter = peftcore.attach(Toy(), "lora", rank=2, init=init, targets=targets)
+    found = {i.site.role: getattr(i.piece, "init", "default") for i in adapter.placed}
+    assert found == {"embeddings": "default", "mlp.up": "olora", "mlp.down": "pissa"}

@@ -23,11 +23,20 @@ class TestRankStabilisedEverywhere(MethodContract):
         "use_rslora": True,
         "targets": ["all-linear", "embeddings"],
     }
+    # what these have at the role embeddings is no plain table of tokens, or is not there
+    on = {
+        **{
+            name: {"targets": ["all-linear"]}
+            for name in ("gemma", "wavlm", "wav2vec2", "hubert", "timm-vit", "clip-vision")
+        },
+        "timm-cnn": {"rank": 4, "targets": ["conv"]},
+    }
 
 
 class TestWithDropout(MethodContract):
     method = "lora"
     config = {"dropout": 0.3}
+    refused_on = {"wavlm": r"dropout 0\.3 cannot act at .* Write dropout: 0"}
 
 
 def scales(model: nn.Module, **config: object) -> set[float]:
@@ -94,6 +103,21 @@ def test_dropout_that_cannot_act_is_an_error_that_says_what_to_write() -> None:
         peftcore.plan(attention, "lora", rank=2, dropout=0.1)
 
 
+def test_an_embedding_that_shrinks_its_vectors_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(50, 8, max_norm=1.0)).eval()
+    with pytest.raises(TargetError, match=r"0 \(embeddings\) shrinks vectors to length 1.0"):
+        peftcore.attach(model, "lora", rank=2, targets=["embeddings"])
+    assert not peftcore.adapters(model)
+    model[0].max_norm = None  # as the sentence says
+    adapter = peftcore.attach(model, "lora", rank=2, targets=["embeddings"])
+    for parameter in adapter.parameters():
+        nn.init.normal_(parameter)
+    tokens = torch.arange(50)
+    tuned = model(tokens)
+    adapter.merge()
+    torch.testing.assert_close(model(tokens), tuned)
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [
@@ -112,7 +136,8 @@ def test_wrong_settings_are_refused(wrong: dict[str, object], words: str) -> Non
 
 def test_convolution_ranks_fit_the_groups() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=4))
-    with pytest.raises(TargetError, match="rank 6 must be a multiple of 4"):
+    words = r"rank 6 must be a multiple of 4, the groups of 0 \(conv\). Write rank: 8,"
+    with pytest.raises(TargetError, match=words):
         peftcore.plan(model, "lora", rank=6, targets=["conv"])
     with pytest.raises(TargetError, match="rank 12 is above"):
         peftcore.plan(model, "lora", rank=12, targets=["conv"])
