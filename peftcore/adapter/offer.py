@@ -58,6 +58,7 @@ def prepare(
         _check_content(modules, before, [method], "peftcore_prepare")
 
 
+@torch.no_grad()
 def offer(
     methods: Methods, found: Survey, sites: Sequence[Site], dtype: torch.dtype | None, *,
     fresh: bool,
@@ -92,10 +93,9 @@ def offer(
         for key, piece in (result if isinstance(result, Mapping) else {"": result}).items():
             check(site, method, piece)
             _settle(piece, site, dtype)
-            piece.__dict__["_place"] = f" of {method.label} at {site.here}"
+            piece.__dict__["_place"] = method.label, site.path, site.role
             if fresh and piece.starts:
-                with torch.no_grad():
-                    piece.start(site.weight)
+                piece.start(site.weight)
             placed.append(Placed(site, method.label, key, piece))
         if site.features is None or site.features == (0, _width(site)):
             whole.add(taken)

@@ -319,11 +319,17 @@ def add(out: Any, change: Tensor, features: Features, piece: Piece) -> Any:
 
 def misshapen(piece: Piece, got: Tensor, wanted: Sequence[int]) -> AttachError:
     """Return the error for a piece whose output would be broadcast unnoticed."""
-    place = piece.__dict__.get("_place", "")
     return AttachError(
-        f"{type(piece).__name__}{place} returned {tuple(got.shape)} where"
+        f"{type(piece).__name__}{_place(piece)} returned {tuple(got.shape)} where"
         f" {tuple(wanted)} is needed: a piece returns as many features as its layer has."
     )
+
+
+def _place(piece: Piece) -> str:
+    if "_place" not in piece.__dict__:
+        return ""
+    method, path, role = piece.__dict__["_place"]
+    return f" of {method} at {path or 'the model'} ({role})"
 
 
 def edit_first(value: Any, transform: Transform, context: Context) -> Any:
@@ -333,7 +339,7 @@ def edit_first(value: Any, transform: Transform, context: Context) -> Any:
     if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
         return type(value)((edited(value[0], transform, context), *value[1:]))
     raise AttachError(
-        f"{type(transform).__name__}{transform.__dict__.get('_place', '')} acts on a tensor or a"
+        f"{type(transform).__name__}{_place(transform)} acts on a tensor or a"
         f" tuple that begins with one, this module gives a {type(value).__name__}."
     )
 
