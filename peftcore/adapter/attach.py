@@ -97,9 +97,11 @@ def _checkpointed(adapter: Attached) -> list[nn.Module]:
     """Return the modules that checkpoint their activations around pieces of the adapter."""
     found: dict[int, nn.Module] = {}
     modules = adapter.plan.survey.modules
+    seen: set[str] = set()
     for item in adapter.placed:
         path = item.site.path
-        while path:
+        while path and path not in seen:
+            seen.add(path)
             module = modules[path]
             if hasattr(module, "gradient_checkpointing"):
                 found[id(module)] = module

@@ -82,21 +82,23 @@ class Targeted(Method):
         return config
 
     def _check_kind(self, site: Site) -> None:
-        kind = "conv" if site.layer.kind.startswith("conv") else site.layer.kind
-        where = f"{self.label}.targets: {site.here}"
-        if kind not in self.kinds:
+        kind = site.layer.kind
+        whole = "conv" if kind.startswith("conv") else kind
+        if whole not in self.kinds:
             known = [_KINDS[k] for k in self.kinds]
             listed = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
             raise TargetError(
-                f"{where} is of kind {site.layer.kind}; {self.name} acts on {listed}. Name the"
-                " layers inside it, or leave it out with exclude."
+                f"{self.label}.targets: {site.here} is of kind {kind}; {self.name} acts on"
+                f" {listed}. Name the layers inside it, or leave it out with exclude."
             )
-        plain = _PLAIN.get(site.layer.kind) if kind in self.plain else None
-        cls = bare_class(site.module)
-        if plain is not None and getattr(cls, "forward", None) is not plain.forward:
+        if whole not in self.plain:
+            return
+        plain, cls = _PLAIN[kind], bare_class(site.module)
+        if getattr(cls, "forward", None) is not plain.forward:
             raise TargetError(
-                f"{where} is a {cls.__name__}, which does more than a plain {plain.__name__};"
-                f" {self.name} cannot act beside what else it does. Leave it out with exclude."
+                f"{self.label}.targets: {site.here} is a {cls.__name__}, which does more than a"
+                f" plain {plain.__name__}; {self.name} cannot act beside what else it does. Leave"
+                " it out with exclude."
             )
 
 
