@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from peftcore import installed
 from peftcore.testing import make_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,13 +109,9 @@ BROKEN = {
         "    return BackboneSpec('x', 'X.', 'a:B', matches=('a:*'))",
         "matches='a:*' of BackboneSpec is not a tuple of strings",
     ),
-    "not-a-mapping": (
-        GOOD.replace('summary="A test."', 'summary="A test.", impossible="gpt2"'),
-        "impossible='gpt2' of MethodSpec is not a mapping",
-    ),
     "no-feature": (
         GOOD.replace('summary="A test."', 'summary="A test.", needs=("cahce",)'),
-        "'cahce' is no feature of a backbone: linear, attention, tokens, vocabulary",
+        "needs the feature 'cahce', which nobody defines. Did you mean cache?",
     ),
     "kind-of-source": (
         "from peftcore import SourceSpec, hookimpl\n@hookimpl\n"
@@ -216,7 +213,9 @@ def test_groups_of_other_programs_are_left_alone(strangers: Strangers) -> None:
     assert "peftcore-tool" not in strangers.listed()["plugins"]
 
 
-def test_of_two_plugins_with_one_name_the_first_keeps_working(strangers: Strangers) -> None:
+def test_of_two_plugins_with_one_name_neither_serves_until_one_is_chosen(
+    strangers: Strangers,
+) -> None:
     both = (
         method_source("same")
         + """
@@ -229,12 +228,17 @@ def peftcore_register_tasks():
     strangers.add("aaa", method_source("same"))
     strangers.add("bbb", both)
     found = strangers.listed()
-    record = found["plugins"]["peftcore-bbb"]
-    assert record["status"] == "conflict"
-    assert record["problem"] == "method 'same' is already provided by peftcore-aaa"
-    assert record["provides"] == {}
-    owners = {m["name"]: m["distribution"] for m in found["methods"]}
-    assert owners["same"] == "peftcore-aaa" and "own" not in names(found["tasks"])
+    problem = "method 'same' is provided by peftcore-aaa and peftcore-bbb; neither serves until you"
+    for name in ("peftcore-aaa", "peftcore-bbb"):
+        assert found["plugins"][name]["status"] == "conflict"
+        assert found["plugins"][name]["problem"].startswith(problem)
+    assert "same" not in names(found["methods"]) and "own" in names(found["tasks"])
+    done = strangers.run("plan", "bert-base-cased", "-m", "same")
+    assert done.returncode == 3 and problem in done.stderr and "unknown" not in done.stderr
+    for winner in ("peftcore-aaa", "peftcore-bbb"):
+        chosen = strangers.listed(PEFTCORE_PREFER=winner)
+        owners = {m["name"]: m["distribution"] for m in chosen["methods"]}
+        assert owners["same"] == winner and chosen["plugins"][winner]["status"] == "ok"
 
 
 def test_the_names_of_the_core_are_taken(strangers: Strangers) -> None:
@@ -381,8 +385,21 @@ def test_an_unknown_name_says_what_is_installed_and_what_is_broken(strangers: St
     strangers.add("bad", "1 / 0")
     done = strangers.run("plan", "bert-base-cased", "-m", "goood")
     assert done.returncode == 3
-    for part in ("Did you mean good?", "Not usable: bad", "pip install peftcore-goood"):
+    for part in ("Did you mean good?", "Not usable: bad"):
         assert part in done.stderr
+    # what was typed is never made into the name of a package
+    assert "pip install" not in done.stderr
+    known = strangers.alone("plan", "bert-base-cased", "-m", "lora")
+    assert "It is part of peftcore-lora: pip install peftcore-lora" in known.stderr
+
+
+def test_the_index_of_names_is_that_of_this_repository() -> None:
+    index = json.loads((ROOT / "peftcore" / "registry" / "index.json").read_text())
+    ours = {p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml")}
+    for kind, names_ in index.items():
+        specs = getattr(installed(), kind)
+        own = {n: installed().owner(kind, n).distribution for n in specs}
+        assert names_ == {n: home for n, home in own.items() if home in ours}
 
 
 def test_every_plugin_of_this_repository_is_usable(strangers: Strangers) -> None:

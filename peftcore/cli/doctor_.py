@@ -9,11 +9,8 @@ import click
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import PluginError, nearest
 from peftcore.registry.checking import REFERENCE_FIELDS
-from peftcore.registry.installed import (
-    DISABLE,
-    disabled_plugins,
-    installed,
-)
+from peftcore.registry.choices import DISABLE, disabled_plugins
+from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
 
 _LIBRARIES = ("peftcore", "torch", "transformers", "accelerate", "pluggy", "pydantic")

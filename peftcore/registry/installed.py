@@ -1,6 +1,5 @@
 """What is installed: every plugin and all that it provides. Imports neither torch nor pydantic."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +12,15 @@ import pluggy
 
 from peftcore.errors import ConfigError, PluginError, UnknownName, nearest
 from peftcore.registry.checking import KINDS, checked, implemented_hooks
+from peftcore.registry.choices import (
+    DISABLE,
+    IN_PROCESS,
+    PREFER,
+    disabled_plugins,
+    known_home,
+    named_in,
+    preferred_plugins,
+)
 from peftcore.registry.discovery import distributions, unmet
 from peftcore.registry.hookspecs import GROUP, Discovery, hookimpl
 from peftcore.registry.references import resolve
@@ -33,8 +41,6 @@ CORE = {
     "backbones": ("structural",),
     "commands": ("doctor", "inspect", "list", "merge", "new", "plan", "show", "test"),
 }
-#: Environment variables that switch plugins off, and that name modules to use as plugins.
-DISABLE, IN_PROCESS = "PEFTCORE_DISABLE_PLUGINS", "PEFTCORE_PLUGINS"
 #: What stands for the distribution of a plugin that is not installed.
 HERE = "this-process"
 
@@ -82,6 +88,7 @@ class Registry:
         self._specs: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self._specs["features"] = {spec.name: spec for spec in FEATURES}
         self._owners: dict[tuple[str, str], PluginRecord] = {}
+        self._offers: dict[tuple[str, str], list[tuple[Spec, PluginRecord]]] = {}
         self._manager = pluggy.PluginManager("peftcore")
         self._manager.add_hookspecs(Discovery)
 
@@ -134,14 +141,14 @@ class Registry:
         if name in specs:
             return specs[name]
         singular = kind.removesuffix("s")
+        if offers := self._offers.get((kind, name)):
+            raise PluginError(f"{offers[0][1].problem} (see peftcore doctor).")
         have = f" Installed: {', '.join(sorted(specs))}." if specs else f" No {singular} installed."
         broken = [r.name for r in self.records if r.status not in ("ok", "disabled")]
         hint = f" Not usable: {', '.join(broken)} (see peftcore doctor)." if broken else ""
-        package = f"peftcore-{name.split('/')[0]}"
-        raise UnknownName(
-            f"unknown {singular} {name!r}.{nearest(name, specs)}{have}{hint}"
-            f" If a plugin brings it, install that plugin, such as: pip install {package}"
-        )
+        home = known_home(kind, name)
+        where = f" It is part of {home}: pip install {home}" if home else ""
+        raise UnknownName(f"unknown {singular} {name!r}.{nearest(name, specs)}{have}{hint}{where}")
 
     def load(self, record: PluginRecord, point: EntryPoint) -> None:
         """Import what an entry point names and register it under a record."""
@@ -170,15 +177,48 @@ class Registry:
             record.status, record.problem = "conflict", conflict
             return
         for kind, specs in found.items():
-            record.provides[kind] = sorted(specs)
-            self._specs[kind].update(specs)
-            self._owners.update({(kind, name): record for name in specs})
+            for name, spec in specs.items():
+                self._offers.setdefault((kind, name), []).append((spec, record))
+                self._settle(kind, name)
+
+    def _settle(self, kind: str, name: str) -> None:
+        """Let the one plugin that offers a name serve it; of several the one that is preferred."""
+        if (owner := self._owners.pop((kind, name), None)) is not None:
+            owner.provides[kind].remove(name)
+            del self._specs[kind][name]
+        offers = self._offers.get((kind, name), [])
+        chosen = [offer for offer in offers if offer[1].distribution in preferred_plugins()]
+        serving = offers if len(offers) == 1 else chosen if len(chosen) == 1 else []
+        if len(offers) > 1:
+            self._mark_contested(kind, name, serving)
+        for spec, record in serving:
+            self._specs[kind][name] = spec
+            self._owners[kind, name] = record
+            record.provides.setdefault(kind, []).append(name)
+            record.provides[kind].sort()
+
+    def _mark_contested(
+        self, kind: str, name: str, serving: list[tuple[Spec, PluginRecord]]
+    ) -> None:
+        offers = [record for _, record in self._offers[kind, name]]
+        names = " and ".join(record.distribution for record in offers)
+        for record in offers:
+            if any(record is winner for _, winner in serving):
+                continue
+            record.status = "conflict"
+            record.problem = f"{kind[:-1]} {name!r} is provided by {names}; " + (
+                f"{serving[0][1].distribution} serves, as {PREFER} says"
+                if serving
+                else f"neither serves until you choose one of them: {PREFER}=NAME"
+            )
 
     def remove(self, record: PluginRecord) -> None:
         """Take out what a record provides, and the record."""
-        for kind, names in record.provides.items():
-            for name in names:
-                del self._specs[kind][name], self._owners[kind, name]
+        for (kind, name), offers in list(self._offers.items()):
+            left = [offer for offer in offers if offer[1] is not record]
+            if len(left) < len(offers):
+                self._offers[kind, name] = left
+                self._settle(kind, name)
         self.records.remove(record)
         self._manager.unregister(name=record.key)
 
@@ -228,24 +268,18 @@ class Registry:
             )
 
     def _conflict(self, found: Mapping[str, Mapping[str, Spec]]) -> str:
+        """Say which name of a plugin is the core's, or which size another backbone has."""
+        core = {spec.name for spec in FEATURES}
         for kind, specs in found.items():
             for name in specs:
-                if other := self._taken(kind, name):
-                    return f"{kind[:-1]} {name!r} is already provided by {other}"
+                if name in CORE.get(kind, ()) or (kind == "features" and name in core):
+                    return f"{kind[:-1]} {name!r} is already provided by peftcore"
         sizes = {size: name for name, s in self.backbones.items() for size in s.configs}
-        for spec in found.get("backbones", {}).values():
+        for name, spec in found.get("backbones", {}).items():
             for size in spec.configs if isinstance(spec, BackboneSpec) else ():
-                if size in sizes:
+                if sizes.get(size, name) != name:
                     return f"size {size!r} is already one of {sizes[size]}"
         return ""
-
-    def _taken(self, kind: str, name: str) -> str:
-        if name in CORE.get(kind, ()):
-            return "peftcore"
-        if kind == "features" and name in self.features and (kind, name) not in self._owners:
-            return "peftcore"
-        owner = self._owners.get((kind, name))
-        return owner.distribution if owner else ""
 
     def _collect(self, record: PluginRecord, plugin: object) -> dict[str, dict[str, Spec]]:
         implemented = implemented_hooks(plugin)
@@ -315,7 +349,7 @@ def installed() -> Registry:
                     found.load(record, point)
                 else:
                     found.records.append(record)
-        for name in _named(IN_PROCESS):
+        for name in named_in(IN_PROCESS):
             found.load(PluginRecord(name, HERE, "0.0.0"), EntryPoint(name, name, GROUP))
     found.check_needs()
     return found
@@ -334,16 +368,6 @@ def register(*plugin: object, name: str = "") -> PluginRecord:
         PluginError: it cannot be used; the sentence says why.
     """
     return installed().register(*plugin, name=name)
-
-
-def disabled_plugins() -> set[str]:
-    """Return what the environment variable names: entry points, distributions or ``all``."""
-    return set(_named(DISABLE))
-
-
-def _named(variable: str) -> list[str]:
-    """Return the names that an environment variable lists."""
-    return [n for name in os.environ.get(variable, "").split(",") if (n := name.strip())]
 
 
 def resolve_source(name: str, kind: str) -> Any:
