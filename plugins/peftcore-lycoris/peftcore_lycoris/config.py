@@ -4,33 +4,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftcore import MethodConfig, PerRole, Targets
+from peftcore import LowRankConfig, NeedsCall, PerRole
 
 
-class LycorisConfig(MethodConfig):
-    """What both methods have; `rank` and `alpha` may be given per role."""
+class LoHaConfig(LowRankConfig):
+    """Configuration of LoHa; the rank is that of each factor."""
 
-    rank: PerRole[Annotated[int, Field(ge=1)]] = Field(
-        8, description="Rank r of the factors; at most the smaller side of the layer."
-    )
-    alpha: PerRole[Annotated[float, Field(gt=0)] | None] = Field(
-        None,
-        description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
-    )
-    rank_dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout of whole outputs of the update, in training."
-    )
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
+    rank_dropout: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
+        0.0, description="Dropout of whole outputs of the update, in training."
     )
 
 
-class LoHaConfig(LycorisConfig):
-    """Configuration of LoHa."""
-
-
-class LoKrConfig(LycorisConfig):
+class LoKrConfig(LoHaConfig):
     """Configuration of LoKr."""
 
     decompose_factor: int | None = Field(

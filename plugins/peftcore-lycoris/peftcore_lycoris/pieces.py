@@ -1,35 +1,43 @@
 """The updates. Names of the tensors are those of LyCORIS and of Hugging Face PEFT."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, trainable_dtype
+from peftcore import Delta, LayerInfo
+from peftcore_lycoris.config import LoHaConfig, LoKrConfig
 
 
 class _Update(Delta):
-    """A change of a linear layer that can drop some of its outputs in training."""
+    """A change of a linear layer; what stands in ``zero`` starts at zero, all else random."""
 
     casts_itself = True
+    zero: ClassVar[tuple[str, ...]]
 
-    def __init__(self, layer: LayerInfo, scale: float, rank_dropout: float):
+    def __init__(self, layer: LayerInfo, config: LoHaConfig):
         super().__init__()
         self.layer_sizes = (layer.out_features, layer.in_features)
-        self.scale = scale
-        self.rank_dropout = rank_dropout
-        self._made: dict[str, Any] = {
-            "dtype": trainable_dtype(layer.dtype),
-            "device": layer.device,
-        }
+        self.scale: float = config.scale()
+        self.dropout: float = config.dropout
+        self.rank_dropout: float = config.rank_dropout
 
-    def _new(self, rows: int, columns: int, *, zero: bool = False) -> nn.Parameter:
-        tensor = torch.zeros(rows, columns, **self._made)
-        if not zero and not tensor.is_meta:
-            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
-        return nn.Parameter(tensor)
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the factors, but for the one that makes the product zero."""
+        for name, factor in self.named_parameters():
+            if name not in self.zero:
+                nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update, [..., out], of activations [..., in]."""
+        return self._dropped(self.update(F.dropout(x, self.dropout, self.training)))
+
+    def update(self, x: Tensor) -> Tensor:
+        """Return the update without dropout, [..., out], of activations [..., in]."""
+        raise NotImplementedError
 
     def _dropped(self, out: Tensor) -> Tensor:
         """Drop outputs for the whole batch, and scale the others so that the mean stays."""
@@ -42,25 +50,27 @@ class _Update(Delta):
 class Hadamard(_Update):
     """Update s (B₁ A₁) ⊙ (B₂ A₂) of a linear layer (Hyeon-Woo et al. 2022, proposition 1)."""
 
-    def __init__(self, layer: LayerInfo, rank: int, scale: float, rank_dropout: float):
-        super().__init__(layer, scale, rank_dropout)
-        out, in_ = self.layer_sizes
-        self.hada_w1_a = self._new(out, rank)
-        self.hada_w1_b = self._new(rank, in_)
-        self.hada_w2_a = self._new(out, rank)
-        self.hada_w2_b = self._new(rank, in_, zero=True)
+    zero = ("hada_w2_b",)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, layer: LayerInfo, config: LoHaConfig):
+        super().__init__(layer, config)
+        (out, in_), rank = self.layer_sizes, config.rank
+        self.hada_w1_a = _zeros(out, rank)
+        self.hada_w1_b = _zeros(rank, in_)
+        self.hada_w2_a = _zeros(out, rank)
+        self.hada_w2_b = _zeros(rank, in_)
+
+    def update(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
-        rank = self.hada_w1_b.shape[0]
+        rank = len(self.hada_w1_b)
         if 2 * rank * rank > min(self.layer_sizes):
-            return self._dropped(F.linear(x, self.weight_delta().to(x.dtype)))
+            return F.linear(x, self.weight_delta().to(x.dtype))
         # the product has rank r²: its factors are products of columns and of rows, so that
         # nothing of the size of the weight is made or kept for backward
         down = (self.hada_w1_b[:, None] * self.hada_w2_b).flatten(0, 1)
         up = (self.hada_w1_a[:, :, None] * self.hada_w2_a[:, None]).flatten(1)
         read = F.linear(x, down.to(x.dtype)) * self.scale
-        return self._dropped(F.linear(read, up.to(x.dtype)))
+        return F.linear(read, up.to(x.dtype))
 
     def weight_delta(self) -> Tensor:
         """Return the update, [out, in]."""
@@ -74,22 +84,22 @@ class Kronecker(_Update):
     C is [a, c] and D [b, d] for a weight of [a b, c d] (Yeh et al. 2024, section 3.3).
     """
 
-    def __init__(
-        self, layer: LayerInfo, rank: int, scale: float, rank_dropout: float, factor: int | None,
-        both: bool,
-    ):  # fmt: skip
-        super().__init__(layer, scale, rank_dropout)
-        (a, b), (c, d) = (split(size, factor) for size in self.layer_sizes)
-        if both and rank < max(a, c) / 2:
-            self.lokr_w1_a = self._new(a, rank, zero=True)
-            self.lokr_w1_b = self._new(rank, c)
+    zero = ("lokr_w1", "lokr_w1_a")
+
+    def __init__(self, layer: LayerInfo, config: LoKrConfig):
+        super().__init__(layer, config)
+        rank = config.rank
+        (a, b), (c, d) = (split(size, config.decompose_factor) for size in self.layer_sizes)
+        if config.decompose_both and rank < max(a, c) / 2:
+            self.lokr_w1_a = _zeros(a, rank)
+            self.lokr_w1_b = _zeros(rank, c)
         else:
-            self.lokr_w1 = self._new(a, c, zero=True)
+            self.lokr_w1 = _zeros(a, c)
         if rank < max(b, d) / 2:
-            self.lokr_w2_a = self._new(b, rank)
-            self.lokr_w2_b = self._new(rank, d)
+            self.lokr_w2_a = _zeros(b, rank)
+            self.lokr_w2_b = _zeros(rank, d)
         else:
-            self.lokr_w2 = self._new(b, d)
+            self.lokr_w2 = _zeros(b, d)
 
     def _factor(self, name: str) -> Tensor:
         own = self._parameters
@@ -98,16 +108,20 @@ class Kronecker(_Update):
             return whole
         return own[f"lokr_{name}_a"] @ own[f"lokr_{name}_b"]  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def update(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
         # (C ⊗ D) x = C X Dᵀ with X the [c, d] matrix of x: the weight's size never appears
         first, second = self._factor("w1").to(x.dtype), self._factor("w2").to(x.dtype)
         parts = F.linear(x.unflatten(-1, (-1, second.shape[1])), second)
-        return self._dropped((first * self.scale @ parts).flatten(-2))
+        return (first * self.scale @ parts).flatten(-2)
 
     def weight_delta(self) -> Tensor:
         """Return the update, [out, in]."""
         return torch.kron(self._factor("w1") * self.scale, self._factor("w2"))
+
+
+def _zeros(rows: int, columns: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(rows, columns))
 
 
 def split(size: int, largest: int | None) -> tuple[int, int]:

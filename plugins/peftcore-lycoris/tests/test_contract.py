@@ -2,6 +2,9 @@
 
 from peftcore.testing import MethodContract
 
+#: WavLM reads the weights of its attention and never calls the layers.
+ON_WAVLM = {"rank_dropout": {"attention.*": 0.0, "default": 0.2}}
+
 
 class TestLoHa(MethodContract):
     method = "loha"
@@ -11,6 +14,7 @@ class TestLoHa(MethodContract):
 class TestLoHaEverywhere(MethodContract):
     method = "loha"
     config = {"rank": {"default": 2, "mlp.*": 4}, "rank_dropout": 0.2, "targets": ["all-linear"]}
+    on = {"wavlm": ON_WAVLM}
 
 
 class TestLoKr(MethodContract):
@@ -26,3 +30,4 @@ class TestLoKrInTwo(MethodContract):
         "rank_dropout": 0.2,
         "targets": ["all-linear"],
     }
+    on = {"wavlm": ON_WAVLM}

@@ -127,6 +127,18 @@ def test_rank_dropout_drops_whole_outputs_and_keeps_the_mean() -> None:
     torch.testing.assert_close(dropped[:, ~gone], whole[:, ~gone] * 400 / (~gone).sum())
 
 
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_dropout_acts_on_the_input_in_training_only(method: str) -> None:
+    piece, x = piece_of(method, 20, 54, rank=2, dropout=0.5), torch.randn(5, 54)
+    torch.manual_seed(3)
+    dropped = piece.train()(x)
+    torch.manual_seed(3)
+    expected = F.linear(F.dropout(x, 0.5), piece.weight_delta())
+    torch.testing.assert_close(dropped, expected, atol=1e-4, rtol=1e-4)
+    expected = F.linear(x, piece.weight_delta())
+    torch.testing.assert_close(piece.eval()(x), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("factor", [None, 1, 4, 7, 12, 64])
 @pytest.mark.parametrize("size", [1, 2, 127, 128, 250, 768, 11008])
 def test_sizes_are_split_as_in_peft(size: int, factor: int | None) -> None:
@@ -157,12 +169,16 @@ def test_what_cannot_be_done_is_one_clear_error() -> None:
     for method in ("loha", "lokr"):
         with pytest.raises(TargetError, match=r"rank 17 is above .*query.* rank: 16 or less"):
             peftcore.plan(Toy(), method, rank=17)
-        with pytest.raises(TargetError, match=f"of kind norm; {method} updates linear layers"):
+        with pytest.raises(TargetError, match=f"of kind norm; {method} acts on linear layers"):
             peftcore.plan(Toy(), method, targets=["norm"])
         attention = nn.Sequential(nn.MultiheadAttention(8, 2))
-        with pytest.raises(TargetError, match="reads the weight there and never calls"):
-            peftcore.plan(attention, method, rank_dropout=0.1)
-        for wrong in ({"rank": 0}, {"alpha": 0}, {"rank_dropout": 1.0}):
+        for field in ("dropout", "rank_dropout"):
+            words = (
+                f"{field} 0.1 cannot act .* reads the weight there and never calls .* {field}: 0"
+            )
+            with pytest.raises(TargetError, match=words):
+                peftcore.plan(attention, method, **{field: 0.1})
+        for wrong in ({"rank": 0}, {"alpha": 0}, {"rank_dropout": 1.0}, {"dropout": 1.0}):
             with pytest.raises(ConfigError):
                 peftcore.plan(Toy(), method, **wrong)
     with pytest.raises(ConfigError):
