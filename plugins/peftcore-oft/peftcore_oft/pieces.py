@@ -8,13 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam, trainable_dtype
+from peftcore import LayerInfo, Reparam
 from peftcore_oft.rotations import butterfly, cayley, neumann, skew, turn
-
-
-def _zeros(layer: LayerInfo, *shape: int) -> nn.Parameter:
-    dtype = trainable_dtype(layer.dtype)
-    return nn.Parameter(torch.zeros(shape, dtype=dtype, device=layer.device))
 
 
 def _constrained(free: Tensor, eps: float) -> Tensor:
@@ -36,9 +31,8 @@ class Rotated(Reparam):
         self.eps = eps
         self.terms = terms
         blocks = 1 if shared else layer.in_features // block
-        self.oft_R = _zeros(layer, blocks, block * (block - 1) // 2)
-        upper = torch.triu_indices(block, block, 1, device=layer.device)
-        self.register_buffer("upper", upper, persistent=False)
+        self.oft_R = nn.Parameter(torch.zeros(blocks, block * (block - 1) // 2))
+        self.register_buffer("upper", torch.triu_indices(block, block, 1), persistent=False)
 
     def rotation(self) -> Tensor:
         """Return the blocks of R, [blocks, b, b]."""
@@ -71,9 +65,10 @@ class Butterfly(Reparam):
 
     def __init__(self, layer: LayerInfo, block: int, factors: int):
         super().__init__()
-        self.boft_R = _zeros(layer, factors, layer.in_features // block, block, block)
-        self.boft_s = nn.Parameter(torch.ones_like(_zeros(layer, layer.out_features)))
-        orders = [butterfly(layer.in_features, block, i, layer.device) for i in range(factors)]
+        width = layer.in_features
+        self.boft_R = nn.Parameter(torch.zeros(factors, width // block, block, block))
+        self.boft_s = nn.Parameter(torch.ones(layer.out_features))
+        orders = [butterfly(width, block, i) for i in range(factors)]
         # the permutation of each factor, and its inverse
         self.register_buffer("there", torch.stack(orders), persistent=False)
         self.register_buffer("back", torch.stack(orders).argsort(), persistent=False)
@@ -117,12 +112,12 @@ class Reflected(Reparam):
 
     def __init__(self, layer: LayerInfo, rank: int):
         super().__init__()
-        self.hra_u = _zeros(layer, layer.in_features, rank)
-        if layer.device.type != "meta":
-            half = torch.empty_like(self.hra_u[:, ::2])
-            nn.init.kaiming_uniform_(half, a=math.sqrt(5))
-            with torch.no_grad():  # neighbours undo each other
-                self.hra_u.copy_(half.repeat_interleave(2, 1))
+        self.hra_u = nn.Parameter(torch.zeros(layer.in_features, rank))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the reflections in equal pairs: neighbours undo each other."""
+        half = nn.init.kaiming_uniform_(torch.empty_like(self.hra_u[:, ::2]), a=math.sqrt(5))
+        self.hra_u.copy_(half.repeat_interleave(2, 1))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """Return U with unit columns and U T, both [in, r]."""

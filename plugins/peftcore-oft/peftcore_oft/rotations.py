@@ -50,9 +50,9 @@ def turn(x: Tensor, blocks: Tensor) -> Tensor:
     return turned.flatten(-2)
 
 
-def butterfly(width: int, block: int, level: int, device: torch.device) -> Tensor:
+def butterfly(width: int, block: int, level: int) -> Tensor:
     """Return the order of coordinates at one level, [width]: even half-blocks before odd ones."""
-    order = torch.arange(width, device=device)
+    order = torch.arange(width)
     if level == 0:
         return order
     return order.view(-1, 2**level, 2, block // 2).transpose(1, 2).flatten()

@@ -114,5 +114,5 @@ def test_the_butterfly_order_is_theirs(width: int, block: int, factors: int) -> 
     for level in range(factors):
         blocks = width // block // 2**level
         expected = BOFTLayer.block_butterfly_perm(None, width, blocks, block // 2, factors - 1)
-        found = butterfly(width, block, level, torch.device("cpu"))
+        found = butterfly(width, block, level)
         assert found.tolist() == expected.tolist()

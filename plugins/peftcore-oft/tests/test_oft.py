@@ -178,9 +178,13 @@ def test_llama_7b_has_the_closed_form(method: str, config: dict[str, Any], count
     [
         ("oft", {"block_size": 5}, r"blocks of 5 do not fit blocks.0.attention.query .* is 4"),
         ("boft", {"block_size": 16, "butterfly_factors": 2}, "with 2 factors, .* that does is 8"),
-        ("boft", {"butterfly_factors": 5}, "no block size goes with 5 factors"),
-        ("hra", {"rank": 18}, "18 reflections are more than the width 16.* rank: 16 or less"),
-        ("hra", {"targets": ["norm"]}, "of kind norm; hra turns the inputs of linear layers"),
+        (
+            "boft",
+            {"butterfly_factors": 5},
+            r"factors 5 is above .*query.* goes with 4 factors at most.*_factors: 4 or",
+        ),
+        ("hra", {"rank": 18}, "rank 18 is above .* room for 16 reflections.* rank: 16 or less"),
+        ("hra", {"targets": ["norm"]}, "of kind norm; hra acts on linear layers"),
     ],
     ids=str,
 )
@@ -189,6 +193,29 @@ def test_what_cannot_be_done_is_one_clear_error(
 ) -> None:
     with pytest.raises(TargetError, match=words):
         peftcore.plan(Toy(), method, **config)
+
+
+@pytest.mark.parametrize("method", ["oft", "boft", "hra"])
+def test_a_single_feature_cannot_be_turned(method: str) -> None:
+    model = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 2))
+    with pytest.raises(TargetError, match=r"0 \(linear\) reads one feature.* with exclude"):
+        peftcore.plan(model, method, targets=["linear"])
+    targets = {"roles": ["linear"], "exclude": ["path:0"]}
+    config = {"rank": 2} if method == "hra" else {}
+    assert len(peftcore.plan(model, method, targets=targets, **config).placed) == 1
+
+
+def test_the_sizes_that_the_refusals_name_fit() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(16, 2))
+    for method, config, works in (
+        ("boft", {"butterfly_factors": 4}, {"path:0": 1, "default": 4}),
+        ("hra", {"rank": 8}, {"path:0": 6, "default": 8}),
+        ("oft", {"block_size": 16}, {"path:0": 6, "default": 16}),
+    ):
+        with pytest.raises(TargetError, match=f": {works['path:0']}"):
+            peftcore.plan(model, method, targets=["linear"], **config)
+        config = dict.fromkeys(config, works)
+        assert len(peftcore.plan(model, method, targets=["linear"], **config).placed) == 2
 
 
 @pytest.mark.parametrize(
