@@ -37,6 +37,7 @@ from peftcore.method.config import (
     MethodConfig as MethodConfig,
     NeedsCall as NeedsCall,
     Rank as Rank,
+    WithinPositions as WithinPositions,
     both_sides as both_sides,
     smaller_side as smaller_side,
 )

@@ -117,6 +117,19 @@ class NeedsCall(Mark):
         )
 
 
+@dataclass(frozen=True)
+class WithinPositions(Mark):
+    """The value is at most the number of positions that the model's configuration tells."""
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse a larger value; where the configuration tells nothing there is no limit."""
+        config = getattr(site.module, "config", None)
+        most = getattr(config, "max_position_embeddings", None)
+        if most is None or value <= most:
+            return ""
+        return f"{value} is more than the {most} positions of the model. Write {most} or less."
+
+
 def smaller_side(site: Site) -> int:
     """Return the largest rank that a weight, [out, in, ...], can have."""
     shape = site.layer.weight_shape
