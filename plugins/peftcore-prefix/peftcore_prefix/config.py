@@ -1,16 +1,16 @@
 """What a recipe can say about prefix tuning."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, Targets, WithinPositions
 
 
 class PrefixConfig(MethodConfig):
     """Configuration of prefix tuning."""
 
-    num_virtual_tokens: int = Field(
+    num_virtual_tokens: Annotated[int, WithinPositions()] = Field(
         30,
         ge=1,
         description="T: length of the prefix; at most the number of the model's positions.",
@@ -24,8 +24,9 @@ class PrefixConfig(MethodConfig):
         ge=1,
         description="h: inner width of that network; the model's width by default.",
     )
-    targets: Targets | None = Field(
-        None, description="Self-attention that gets a prefix; all of it by default."
+    targets: Targets = Field(
+        Targets.model_validate(["attention"]),
+        description="Self-attention that gets a prefix; all of it by default.",
     )
 
     @model_validator(mode="after")

@@ -2,62 +2,38 @@
 
 from collections.abc import Sequence
 
-from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
+from peftcore import Site, Targeted, TargetError, hookimpl
 from peftcore_prefix.config import PrefixConfig
-from peftcore_prefix.pieces import Encoder, LearnedPrefix, ProjectedPrefix, arguments_of
+from peftcore_prefix.pieces import Encoder, Learned, Projected, arguments_of
 
 
-class Prefix(Method):
+class Prefix(Targeted):
     """Prefix tuning, Li & Liang 2021."""
 
+    kinds = ("module",)
     config: PrefixConfig
-
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        self._widths: dict[str, tuple[int, int]] = {}
-        self._encoder: Encoder | None = None
 
     @hookimpl
     def peftcore_prepare(self, sites: Sequence[Site]) -> None:
-        """Find the attention that gets a prefix, and the widths of its keys and values.
+        """Note how wide the keys and values of the model are."""
+        parts = ("attention.key", "attention.value")
+        self._widths = {(s.role, s.path): s.layer.out_features for s in sites if s.role in parts}
+
+    def piece(self, site: Site, config: PrefixConfig) -> Learned | Projected:
+        """Return the prefix of an attention.
 
         Raises:
-            TargetError: there is none; or one takes no cache, so that nothing can be put in front
-                of its keys; or the prefix is longer than the model's positions.
+            TargetError: it takes no cache, so that nothing can be put in front of its keys; or the
+                widths of its keys and values are not known.
         """
-        targets = self.config.targets
-        chosen = [s for s in sites if (s.matches(targets) if targets else s.role == "attention")]
-        if not chosen:
-            raise TargetError(
-                f"{self.label} puts keys and values in front of those that attention keeps in a"
-                " cache (past_key_values), and this model is not known to have such attention."
-                " Choose a method that needs none, such as lora."
-            )
-        for site in chosen:
-            self._check(site)
-            widths = [_width(sites, site, role) for role in ("key", "value")]
-            if not all(widths):
-                raise TargetError(
-                    f"{self.label}: {site.path} ({site.role}) has no one projection to keys and"
-                    " one to values, from which the widths of the prefix are read. Leave it out"
-                    " with targets."
-                )
-            self._widths[site.name] = widths[0], widths[1]
-
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> LearnedPrefix | None:
-        """Return the prefix of a chosen layer."""
-        widths = self._widths.get(site.name)
-        if widths is None or site.layer.kind != "module":
-            return None
-        length = self.config.num_virtual_tokens
-        if not self.config.prefix_projection:
-            return LearnedPrefix(site, length, *widths)
-        owns = self._encoder is None
-        if self._encoder is None:
-            inner = self.config.encoder_hidden_size or site.layer.out_features
-            self._encoder = Encoder(site.layer, length, inner)
-        return ProjectedPrefix(site, length, *widths, encoder=self._encoder, owns=owns)
+        self._check(site)
+        length, widths = config.num_virtual_tokens, self._widths_at(site)
+        if not config.prefix_projection:
+            return Learned(site.module, length, *widths)
+        width = site.layer.out_features
+        inner = config.encoder_hidden_size or width
+        encoder = self.shared("encoder", lambda: Encoder(length, width, inner))
+        return Projected(site.module, length, *widths, encoder=encoder)
 
     def _check(self, site: Site) -> None:
         where = f"{self.label}: {site.here}"
@@ -73,19 +49,14 @@ class Prefix(Method):
                 f"{where} runs flex_attention, whose masks cannot be widened by a prefix. Load the"
                 " model with attn_implementation='sdpa'."
             )
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and self.config.num_virtual_tokens > positions:
+
+    def _widths_at(self, site: Site) -> tuple[int, int]:
+        """Return the widths of an attention's keys and values."""
+        inside = {k: w for k, w in self._widths.items() if k[1].startswith(f"{site.path}.")}
+        if sorted(role for role, _ in inside) != ["attention.key", "attention.value"]:
             raise TargetError(
-                f"{self.label}.num_virtual_tokens: {self.config.num_virtual_tokens} is more than"
-                f" the {positions} positions of the model."
+                f"{self.label}: {site.here} has no one projection to keys and one to values, from"
+                " which the widths of the prefix are read. Leave it out with targets."
             )
-
-
-def _width(sites: Sequence[Site], attention: Site, part: str) -> int:
-    """Return the width of the keys or values of an attention; 0 where it is not known."""
-    inside = [
-        site.layer.out_features
-        for site in sites
-        if site.path.startswith(f"{attention.path}.") and site.role == f"attention.{part}"
-    ]
-    return inside[0] if len(inside) == 1 else 0
+        key, value = (inside[where] for where in sorted(inside))
+        return key, value

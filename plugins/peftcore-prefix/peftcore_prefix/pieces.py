@@ -8,58 +8,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Around, LayerInfo, Site, trainable_dtype
+from peftcore import Around
 
 
-class LearnedPrefix(Around):
-    """softmax(q [P_K; K]ᵀ) [P_V; V]: attention with T learned keys and values in front.
+class InFront(Around):
+    """softmax(q [P_K; K]ᵀ) [P_V; V]: attention with T keys and values in front of its own.
 
     They take no part in the positions of the model: real tokens keep theirs, and a rotary
-    embedding does not turn the prefix. They start as N(0, 1), as an embedding table does.
+    embedding does not turn the prefix.
 
     The attention is handed something that looks like its cache. What it updates is the real cache,
     where there is one; what it gets back has the prefix in front. So the cache holds real tokens
     only, and its length, a change of beams and a static one are as they were.
     """
 
-    def __init__(self, site: Site, length: int, key_width: int, value_width: int):
+    def __init__(self, attention: nn.Module, length: int):
         super().__init__()
         self.length = length
-        names = arguments_of(site.module)
-        self.cache_at = names.index("past_key_values")
-        self.mask_at = names.index("attention_mask")
-        inner = site.module.modules()
+        self.names = arguments_of(attention)
+        inner = attention.modules()
         self.causal = next((bool(m.is_causal) for m in inner if hasattr(m, "is_causal")), True)
-        self.config = getattr(site.module, "config", None)
-        self._make(site.layer, key_width, value_width)
-
-    def _make(self, layer: LayerInfo, key_width: int, value_width: int) -> None:
-        self.prefix_key = nn.Parameter(torch.randn(self.length, key_width, **_made(layer)))
-        self.prefix_value = nn.Parameter(torch.randn(self.length, value_width, **_made(layer)))
+        self.config = getattr(attention, "config", None)
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Return P_K and P_V, [T, heads x head width] each."""
-        return self.prefix_key, self.prefix_value
+        raise NotImplementedError
 
     def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the attention with the prefix in front of its keys and values."""
-        given = list(args)
-        hidden = args[0] if args else next(iter(kwargs.values()))
-        mask = _read("attention_mask", self.mask_at, given, kwargs)
-        kept = None
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        hidden, mask, kept = given[self.names[0]], given.get("attention_mask"), None
         if mask is not None:
             # an additive mask lets pass with 0, others with 1
             value = 0 if mask.is_floating_point() and mask.dim() > 2 else 1
             mask = F.pad(mask, (self.length, 0), value=value)
-        elif self._leaves_causality_to_the_kernel(hidden, kwargs.get("is_causal")):
+        elif self._leaves_causality_to_the_kernel(hidden, given.get("is_causal")):
             kept = hidden.shape[1]
             mask = hidden.new_ones(kept, self.length + kept, dtype=torch.bool)
             mask = mask.tril(self.length)[None, None]
-        cache = _read("past_key_values", self.cache_at, given, kwargs)
-        _write("attention_mask", self.mask_at, given, kwargs, mask)
-        stand_in = _InFront(cache, *self.states(), kept)
-        _write("past_key_values", self.cache_at, given, kwargs, stand_in)
-        return call(*given, **kwargs)
+        given["attention_mask"] = mask
+        given["past_key_values"] = _Cache(given.get("past_key_values"), *self.states(), kept)
+        return call(**given)
 
     def _leaves_causality_to_the_kernel(self, hidden: Tensor, is_causal: bool | None) -> bool:
         """Tell whether no mask means that a token sees those before it, as counted from key 0.
@@ -72,48 +61,61 @@ class LearnedPrefix(Around):
         return causal and kernel == "sdpa" and hidden.shape[1] > 1
 
 
+class Learned(InFront):
+    """A prefix of free keys and values; they start as N(0, 1), as an embedding table does."""
+
+    def __init__(self, attention: nn.Module, length: int, key_width: int, value_width: int):
+        super().__init__(attention, length)
+        self.prefix_key = nn.Parameter(torch.zeros(length, key_width))
+        self.prefix_value = nn.Parameter(torch.zeros(length, value_width))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the prefix."""
+        self.prefix_key.normal_()
+        self.prefix_value.normal_()
+
+    def states(self) -> tuple[Tensor, Tensor]:
+        """Return P_K and P_V, [T, heads x head width] each."""
+        return self.prefix_key, self.prefix_value
+
+
 class Encoder(nn.Module):
     """tanh(E W₁ + b₁), [T, h]: what all layers share of the re-parametrisation."""
 
-    def __init__(self, layer: LayerInfo, length: int, inner: int):
+    def __init__(self, length: int, width: int, inner: int):
         super().__init__()
-        self.embedding = nn.Parameter(torch.randn(length, layer.out_features, **_made(layer)))
-        self.down = nn.Linear(layer.out_features, inner, **_made(layer))
+        self.embedding = nn.Parameter(torch.randn(length, width))
+        self.down = nn.Linear(width, inner)
 
     def forward(self) -> Tensor:
         """Return the inner vectors."""
         return torch.tanh(self.down(self.embedding))
 
 
-class ProjectedPrefix(LearnedPrefix):
+class Projected(InFront):
     """[P_K; P_V] = tanh(E W₁ + b₁) W₂ + b₂ (Li & Liang 2021, section 4.3).
 
-    The paper's W₂ has the columns of all layers; each layer holds its own of them here. The
-    encoder is a submodule of the first layer's piece only; the others refer to it.
+    The paper's W₂ has the columns of all layers; each layer holds its own of them here.
     """
 
     def __init__(
-        self, site: Site, length: int, key_width: int, value_width: int, *, encoder: Encoder,
-        owns: bool,
+        self, attention: nn.Module, length: int, key_width: int, value_width: int, *,
+        encoder: Encoder,
     ):  # fmt: skip
-        super().__init__(site, length, key_width, value_width)
-        self.referred = (encoder,)
-        if owns:
-            self.encoder = encoder
+        super().__init__(attention, length)
+        self.encoder = encoder
         inner = encoder.down.out_features
-        self.up_key = nn.Linear(inner, key_width, **_made(site.layer))
-        self.up_value = nn.Linear(inner, value_width, **_made(site.layer))
-
-    def _make(self, layer: LayerInfo, key_width: int, value_width: int) -> None:
-        """Make no free prefix."""
+        self.up_key = nn.Linear(inner, key_width)
+        self.up_value = nn.Linear(inner, value_width)
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Return P_K and P_V, [T, heads x head width] each."""
-        inner = self.referred[0]().to(self.up_key.weight.device)
+        # the layers of one model may be on several devices
+        inner = self.encoder().to(self.up_key.weight.device)
         return self.up_key(inner), self.up_value(inner)
 
 
-class _InFront:
+class _Cache:
     """Stands for the cache of one attention layer, and puts a prefix in front of what it gives."""
 
     def __init__(self, cache: Any, key: Tensor, value: Tensor, kept: int | None):
@@ -145,18 +147,3 @@ def _joined(prefix: Tensor, states: Tensor) -> Tensor:
 def arguments_of(module: nn.Module) -> list[str]:
     """Return the names of what the forward of a module takes, in order."""
     return list(inspect.signature(type(module).forward).parameters)[1:]
-
-
-def _read(name: str, at: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    return args[at] if at < len(args) else kwargs.get(name)
-
-
-def _write(name: str, at: int, args: list[Any], kwargs: dict[str, Any], value: Any) -> None:
-    if at < len(args):
-        args[at] = value
-    else:
-        kwargs[name] = value
-
-
-def _made(layer: LayerInfo) -> dict[str, Any]:
-    return {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
