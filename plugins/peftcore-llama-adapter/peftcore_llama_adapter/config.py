@@ -1,16 +1,16 @@
 """What a recipe can say about LLaMA-Adapter."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, Targets, WithinPositions
 
 
 class LlamaAdapterConfig(MethodConfig):
     """Configuration of LLaMA-Adapter."""
 
-    adapter_len: int = Field(
+    adapter_len: Annotated[int, WithinPositions()] = Field(
         10, ge=1, description="K: number of prompts; at most the number of the model's positions."
     )
     adapter_layers: int | None = Field(

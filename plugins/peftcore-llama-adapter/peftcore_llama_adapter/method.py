@@ -1,37 +1,35 @@
 """LLaMA-Adapter: which layers get prompts, and where in them the pieces go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from peftcore import Method, MethodConfig, Piece, Site, TargetError, hookimpl
+from peftcore import MethodConfig, Piece, Site, Targeted, TargetError, hookimpl
 from peftcore_llama_adapter.config import LlamaAdapterConfig
-from peftcore_llama_adapter.pieces import AddPrompts, Parts, Prompts, TakeQuery
+from peftcore_llama_adapter.pieces import AddPrompts, Parts, Running, TakeQuery, TakeRotary
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 
 
-class LlamaAdapter(Method):
+class LlamaAdapter(Targeted):
     """Zero-initialised attention, Zhang et al. 2023."""
 
+    kinds = ("module",)
     config: LlamaAdapterConfig
 
     def __init__(self, config: MethodConfig):
         super().__init__(config)
-        #: path of a module to the attention that it is a part of
-        self._attention: dict[str, Parts] = {}
-        self._queries: dict[str, str] = {}
-        self._outputs: dict[str, str] = {}
-        self._prompts: dict[str, Prompts] = {}
+        #: path of a module to what makes the piece there
+        self._makers: dict[str, Callable[[], Piece]] = {}
 
     @hookimpl
     def peftcore_prepare(self, sites: Sequence[Site]) -> None:
         """Find the chosen layers and their projections.
 
         Raises:
-            TargetError: the model has fewer layers; or one has no projections that are called; or
-                there are more prompts than the model has positions.
+            TargetError: the model has fewer layers; or one has no projections that are called.
         """
         layers = [site for site in sites if site.matches(self.config.targets)]
         count = self.config.adapter_layers or max(1, len(layers) - 2)
@@ -41,36 +39,30 @@ class LlamaAdapter(Method):
                 " attention is targeted."
             )
         for site in layers[-count:]:
+            config = self.settled(site)
             inside = [s for s in sites if s.path.startswith(f"{site.path}.")]
-            parts = [self._part(site, inside, p) for p in ("query", "key", "value", "output")]
-            query, key, value, output = parts
-            self._check_positions(site.module)
-            self._attention[site.path] = self._parts(site, query, key, value)
-            self._queries[query.path] = self._outputs[output.path] = site.path
+            query, key, value, output = (
+                self._part(site, inside, part) for part in ("query", "key", "value", "output")
+            )
+            parts, running = self._parts(site, query, key, value), Running()
+            self._makers[site.path] = partial(TakeRotary, site.module, running)
+            self._makers[query.path] = partial(TakeQuery, running)
+            self._makers[output.path] = partial(AddPrompts, parts, config, running)
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Piece | None:
-        """Return the prompts of an attention, or what links its projections to them."""
-        if site.features is not None:
-            return None
-        if site.path in self._attention:
-            made = Prompts(site, self._attention[site.path], self.config)
-            self._prompts[site.path] = made
-            return made
-        if site.path in self._queries:
-            return TakeQuery(self._prompts[self._queries[site.path]])
-        if site.path in self._outputs:
-            return AddPrompts(self._prompts[self._outputs[site.path]])
-        return None
+        """Return the prompts at a projection to outputs, or what hands them what they need."""
+        make = self._makers.pop(site.path, None) if site.features is None else None
+        return make() if make else None
 
     def _part(self, attention: Site, inside: Sequence[Site], part: str) -> Site:
         """Return the site of a projection, which may be a slice of a fused one."""
         found = [site for site in inside if site.role == f"attention.{part}"]
         if len(found) != 1 or found[0].direct:
             raise TargetError(
-                f"{self.label}: {attention.name or 'the model'} ({attention.role}) does not call"
-                f" one projection for its {part}, so that prompts cannot pass through it. Target"
-                " attention whose projections are layers of their own."
+                f"{self.label}: {attention.here} does not call one projection for its {part}, so"
+                " that prompts cannot pass through it. Target attention whose projections are"
+                " layers of their own."
             )
         return found[0]
 
@@ -80,8 +72,8 @@ class LlamaAdapter(Method):
         fits = not rest and key.layer.out_features % width == 0
         if not fits or key.layer.out_features != value.layer.out_features:
             raise TargetError(
-                f"{self.label}: {site.path} ({site.role}) does not say how many heads it has, or"
-                " its keys and values do not divide into them. Leave it out with targets."
+                f"{self.label}: {site.here} does not say how many heads it has, or its keys and"
+                " values do not divide into them. Leave it out with targets."
             )
         # some models multiply their queries themselves, and say so by a scale of one
         scale = getattr(site.module, "scaling", 1.0)
@@ -90,15 +82,6 @@ class LlamaAdapter(Method):
             (query.features, key.features, value.features), key.module, value.module,
             getattr(site.module, "q_norm", None), getattr(site.module, "k_norm", None),
         )  # fmt: skip
-
-    def _check_positions(self, module: nn.Module) -> None:
-        config = getattr(module, "config", None)
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and self.config.adapter_len > positions:
-            raise TargetError(
-                f"{self.label}.adapter_len: {self.config.adapter_len} is more than the {positions}"
-                " positions of the model."
-            )
 
 
 def _heads(attention: nn.Module) -> int:

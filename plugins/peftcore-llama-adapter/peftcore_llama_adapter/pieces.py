@@ -1,6 +1,7 @@
 """The prompts of one attention layer. Symbols are the paper's."""
 
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Around, Context, Site, Transform, trainable_dtype
+from peftcore import Around, Context, Transform
 from peftcore_llama_adapter.config import LlamaAdapterConfig
 
-Rows = tuple[int, int] | None
+#: (start, stop) of the output features of a fused layer; None for the whole of one.
+Features = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Parts:
         width: width of a head.
         in_features: width of a prompt.
         scale: what scores are multiplied with.
-        rows: slices of the projections to queries, keys and values, where they are fused.
+        features: slices of the projections to queries, keys and values, where they are fused.
         key, value: projections to keys and values; no submodules of a piece, as they stand here.
         query_norm, key_norm: norms of the heads of queries and keys, where there are some.
     """
@@ -32,75 +34,43 @@ class Parts:
     width: int
     in_features: int
     scale: float
-    rows: tuple[Rows, Rows, Rows]
+    features: tuple[Features, Features, Features]
     key: nn.Module
     value: nn.Module
     query_norm: nn.Module | None
     key_norm: nn.Module | None
 
 
-class Prompts(Around):
-    """act(g) softmax(q (P W_K)ᵀ / √d) P W_V, heads side by side (Zhang et al. 2023, eq. 4 to 7).
+class Running(threading.local):
+    """What the pieces of one layer tell each other within a call; every thread has its own.
 
-    Scores over prompts and over tokens are soft-maxed apart, so the prompts' part is a summand of
-    what the output projection gets. Prompts have no position; every token sees them. They go
-    through the layer's own projections as these stand, pieces of other methods included.
+    Attributes:
+        query: [B, L, heads x width], before they are turned.
+        rotary: cosines and sines, [B, L, width] each, where there are some.
     """
 
-    def __init__(self, site: Site, parts: Parts, config: LlamaAdapterConfig):
+    query: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+
+    def __reduce__(self) -> Any:
+        return Running, ()  # a copy is in no call
+
+
+class TakeRotary(Around):
+    """Leaves the rotary embedding that an attention is given for the prompts."""
+
+    casts_itself = True
+
+    def __init__(self, attention: nn.Module, running: Running):
         super().__init__()
-        made: Any = {"dtype": trainable_dtype(site.layer.dtype), "device": site.layer.device}
-        prompt = torch.randn(config.adapter_len, parts.in_features, **made)
-        self.adaption_prompt = nn.Parameter(prompt)
-        self.adaption_gate = nn.Parameter(torch.zeros(parts.heads, **made))
-        self.linear = config.gate == "linear"
-        self.parts = parts
-        names = list(inspect.signature(type(site.module).forward).parameters)[1:]
-        self.rotary_at = (
-            names.index("position_embeddings") if "position_embeddings" in names else -1
-        )
-        self.running = Running()
+        self.names = list(inspect.signature(type(attention).forward).parameters)[1:]
+        self.running = running
 
     def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the attention; keep the rotary embedding that it is given for its queries."""
-        rotary = kwargs.get("position_embeddings")
-        if 0 <= self.rotary_at < len(args):
-            rotary = args[self.rotary_at]
-        self.running.rotary = rotary
+        """Run the attention."""
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        self.running.rotary = given.get("position_embeddings")
         return call(*args, **kwargs)
-
-    def attended(self) -> Tensor:
-        """Return the prompts' part for the queries of the running call, [B, L, heads x width]."""
-        parts, running = self.parts, self.running
-        prompt = self.adaption_prompt.to(running.query.dtype)[None]
-        query, key, value = (
-            _sliced(states, rows).unflatten(-1, (-1, parts.width))
-            for states, rows in zip(
-                (running.query, parts.key(prompt), parts.value(prompt)), parts.rows, strict=True
-            )
-        )
-        if parts.query_norm is not None:
-            query = parts.query_norm(query)
-        if parts.key_norm is not None:
-            key = parts.key_norm(key)
-        key, value = key[0], value[0]
-        query = _turned(query, running.rotary)
-        # the tensors of a call are not held beyond it
-        running.query = running.rotary = None
-        # heads of queries are in groups that share a head of keys and values
-        query = query.unflatten(2, (key.shape[1], -1))
-        scores = torch.einsum("blkgd,pkd->blkgp", query, key) * parts.scale
-        gate = self.adaption_gate if self.linear else torch.tanh(self.adaption_gate)
-        weights = scores.softmax(-1, dtype=gate.dtype) * gate.view(key.shape[1], -1, 1)
-        return torch.einsum("blkgp,pkd->blkgd", weights.to(value.dtype), value).flatten(2)
-
-
-class Running:
-    """What the pieces of one layer tell each other within a call."""
-
-    def __init__(self) -> None:
-        self.query: Any = None
-        self.rotary: Any = None
 
 
 class TakeQuery(Transform):
@@ -108,33 +78,67 @@ class TakeQuery(Transform):
 
     casts_itself = True
 
-    def __init__(self, prompts: Prompts):
+    def __init__(self, running: Running):
         super().__init__()
-        self.referred = (prompts,)
+        self.running = running
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the queries as they came, [B, L, heads x width]."""
-        self.referred[0].running.query = hidden
+        self.running.query = hidden
         return hidden
 
 
 class AddPrompts(Transform):
-    """Adds the prompts' part to the input of the output projection."""
+    """act(g) softmax(q (P W_K)ᵀ / √d) P W_V, heads side by side (Zhang et al. 2023, eq. 4 to 7).
+
+    Scores over prompts and over tokens are soft-maxed apart, so the prompts' part is a summand of
+    what the output projection gets. Prompts have no position; every token sees them. They go
+    through the layer's own projections as these stand, pieces of other methods included.
+    """
 
     where = "input"
     casts_itself = True
 
-    def __init__(self, prompts: Prompts):
+    def __init__(self, parts: Parts, config: LlamaAdapterConfig, running: Running):
         super().__init__()
-        self.referred = (prompts,)
+        self.adaption_prompt = nn.Parameter(torch.zeros(config.adapter_len, parts.in_features))
+        self.adaption_gate = nn.Parameter(torch.zeros(parts.heads))
+        self.linear = config.gate == "linear"
+        self.parts = parts
+        self.running = running
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the prompts from N(0, 1); the gates start closed."""
+        self.adaption_prompt.normal_()
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the heads' outputs, [B, L, heads x width], with what they read of the prompts."""
-        return hidden + self.referred[0].attended().to(hidden.dtype)
+        query, rotary = self.running.query, self.running.rotary
+        assert query is not None
+        # the tensors of a call are not held beyond it
+        self.running.query = self.running.rotary = None
+        return hidden + self._read(query, rotary).to(hidden.dtype)
 
-
-def _sliced(states: Tensor, rows: Rows) -> Tensor:
-    return states if rows is None else states[..., slice(*rows)]
+    def _read(self, query: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return what queries read of the prompts, [B, L, heads x width]."""
+        parts = self.parts
+        prompt = self.adaption_prompt.to(query.dtype)[None]
+        states = (query, parts.key(prompt), parts.value(prompt))
+        query, key, value = (
+            (part if at is None else part[..., slice(*at)]).unflatten(-1, (-1, parts.width))
+            for part, at in zip(states, parts.features, strict=True)
+        )
+        if parts.query_norm is not None:
+            query = parts.query_norm(query)
+        if parts.key_norm is not None:
+            key = parts.key_norm(key)
+        key, value = key[0], value[0]
+        # heads of queries are in groups that share a head of keys and values
+        query = _turned(query, rotary).unflatten(2, (key.shape[1], -1))
+        scores = torch.einsum("blkgd,pkd->blkgp", query, key) * parts.scale
+        gate = self.adaption_gate if self.linear else torch.tanh(self.adaption_gate)
+        weights = scores.softmax(-1, dtype=gate.dtype) * gate.view(key.shape[1], -1, 1)
+        return torch.einsum("blkgp,pkd->blkgd", weights.to(value.dtype), value).flatten(2)
 
 
 def _turned(query: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -1,6 +1,9 @@
 """The formula, Hugging Face PEFT's numbers, generation, counts, mistakes."""
 
 import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import peftcore
 from peftcore import AttachError, ConfigError, PeftcoreError, TargetError, installed
 from peftcore.testing import Toy, perturb
+from peftcore_llama_adapter.pieces import AddPrompts
 
 K = 3
 SMALL = {
@@ -42,7 +46,7 @@ def attached(model: nn.Module, **config: Any) -> peftcore.Adapter:
 
 
 def prompts_of(adapter: peftcore.Adapter) -> list[Any]:
-    return [item.piece for item in adapter.placed if item.site.role == "attention"]
+    return [item.piece for item in adapter.placed if isinstance(item.piece, AddPrompts)]
 
 
 def ids(rows: int = 2, length: int = 7) -> Tensor:
@@ -252,6 +256,63 @@ def test_no_tensor_of_a_call_is_held_beyond_it() -> None:
     assert all(r.query is None and r.rotary is None for r in running)
 
 
+# --- rows and threads --------------------------------------------------------------------------
+
+
+def two_adapters() -> tuple[Any, Tensor, dict[str | None, Tensor]]:
+    """Return a model with the adapters a and b, tokens, and the logits of each adapter alone."""
+    model, tokens = decoder(), ids()
+    alone: dict[str | None, Tensor] = {}
+    with torch.no_grad():
+        alone[None] = model(tokens).logits
+        for name in ("a", "b"):
+            perturb(attached(model, name=name, adapter_len=K + len(alone)))
+            alone[name] = model(tokens).logits
+    return model, tokens, alone
+
+
+def routed(model: Any, tokens: Tensor, names: list[str | None]) -> Tensor:
+    with peftcore.route(model, names), torch.no_grad():
+        return model(tokens, use_cache=False).logits
+
+
+def test_rows_can_have_their_own_prompts() -> None:
+    model, tokens, alone = two_adapters()
+    for names in (["a", "b"], ["b", None]):
+        expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
+        torch.testing.assert_close(routed(model, tokens, names), expected)
+    with peftcore.route(model, ["a", "b"]), pytest.raises(AttachError, match="use_cache=False"):
+        model(tokens)
+
+
+def test_two_threads_with_routed_batches_do_not_see_each_others_queries() -> None:
+    model, tokens, _ = two_adapters()
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*_: Any) -> None:
+        both.wait()  # queries are taken in both threads before either of them uses its own
+
+    batches = (tokens, ids())
+    expected = [routed(model, batch, ["a", "b"]) for batch in batches]
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.register_forward_pre_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(routed, model, batch, ["a", "b"]) for batch in batches]
+        found = [job.result() for job in jobs]
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_a_copy_is_in_no_call_and_tells_nothing_to_the_original() -> None:
+    model = decoder()
+    attached(model)
+    twin = copy.deepcopy(model)
+    for one in (twin, pickle.loads(pickle.dumps(model))):
+        links = {id(m.running) for m in one.modules() if hasattr(m, "running")}
+        own = {id(m.running) for m in model.modules() if hasattr(m, "running")}
+        assert len(links) == len(own) == 2 and not links & own
+
+
 # --- counts and mistakes -----------------------------------------------------------------------
 
 
@@ -285,8 +346,8 @@ def headless() -> nn.Module:
 @pytest.mark.parametrize(
     "model, config, error, words",
     [
-        (Toy, {}, AttachError, "llama_adapter cannot run on toy: its attention does not say"),
-        (nn.Sequential, {}, PeftcoreError, "'attention' matches nothing"),
+        (Toy, {}, TargetError, "does not say how many heads"),
+        (nn.Sequential, {}, AttachError, "it needs attention, which structural does not have"),
         (lambda: nn.TransformerEncoderLayer(8, 2), {}, TargetError, "does not call one projection"),
         (decoder, {"adapter_layers": 4}, TargetError, "4 layers are more than the 3 whose"),
         (decoder, {"adapter_layers": 0}, ConfigError, "adapter_layers"),
