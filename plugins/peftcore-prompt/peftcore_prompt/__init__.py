@@ -15,7 +15,6 @@ def peftcore_register_methods() -> list[MethodSpec]:
             paper="Lester et al. 2021, prompt tuning, https://arxiv.org/abs/2104.08691",
             identity_at_start=False,
             needs=("tokens", "vocabulary", "one-pass"),
-            # the kit's rows are short, and so are the tables of positions of its models
         ),
         MethodSpec(
             name="vpt",

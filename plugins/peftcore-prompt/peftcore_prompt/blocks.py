@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from math import prod, sqrt
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from peftcore import Method, Piece, Site, TargetError, hookimpl, trainable_dtype
+from peftcore import Site, Targeted, TargetError, hookimpl
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
-from peftcore_prompt.pieces import Projection, Tokens, Wider
+from peftcore_prompt.pieces import Tokens, Wider, projection
 from peftcore_prompt.splicing import argument_names
 
 #: Channels, height and width of a patch, where the model has none.
 _PATCH = (3, 16, 16)
 
 
-class EmbeddingPrompt(Method):
+class EmbeddingPrompt(Targeted):
     """Embedding prompts of PEFT-SER, Feng et al. 2023: tokens before the input of each block."""
 
+    kinds = ("module",)
     config: EmbeddingPromptConfig
 
     @hookimpl
-    def peftcore_prepare(self, model: nn.Module, sites: Sequence[Site]) -> None:
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
         """Check the chosen blocks.
 
         Raises:
@@ -29,64 +29,50 @@ class EmbeddingPrompt(Method):
         """
         _chosen(self, sites)
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Piece | None:
-        """Return the tokens of a chosen block."""
-        if not site.matches(self.config.targets):
-            return None
-        count, width = self.config.num_virtual_tokens, site.layer.out_features
+    def piece(self, site: Site, config: EmbeddingPromptConfig) -> Tokens:
+        """Return the tokens of a block."""
+        count, width = config.num_virtual_tokens, site.layer.out_features
         # the released code's tensor is [1, p, d], and Xavier takes its last axis for a kernel
         bound = sqrt(6 / (width * (count + 1)))
-        start = _empty(site, count, width).uniform_(-bound, bound)
-        return Tokens(start, argument_names(site.module), 0)
+        return Tokens(argument_names(site.module), 0, (count, width), bound)
 
 
-class Vpt(Method):
+class Vpt(Targeted):
     """Visual prompt tuning, Jia et al. 2022: [class token; P; patches] in one or all blocks."""
 
+    kinds = ("module",)
     config: VptConfig
-    _blocks: list[Site]
-    _bound: float
-    _projection: Projection | None
 
     @hookimpl
-    def peftcore_prepare(self, model: nn.Module, sites: Sequence[Site]) -> None:
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
         """Check the chosen blocks, and find the size of a patch.
 
         Raises:
             TargetError: one of the blocks cannot take further tokens, or not from its neighbours.
         """
-        self._blocks = _chosen(self, sites)
+        blocks = _chosen(self, sites)
         if not self.config.deep:
-            self._check_shallow(sites)
-        patch = next((s.layer.weight_shape[1:] for s in sites if s.role == "patch"), _PATCH)
-        width = self.config.project or self._blocks[0].layer.out_features
-        self._bound = sqrt(6 / (prod(patch) + width))
-        self._projection = None
+            self._check_shallow(blocks, sites)
+        self._first, self._last = blocks[0].path, blocks[-1].path
+        self._patch = next((s.layer.weight_shape[1:] for s in sites if s.role == "patch"), _PATCH)
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Piece | None:
-        """Return the tokens of a chosen block; shallow, the first one's alone."""
-        if not site.matches(self.config.targets):
-            return None
-        config, layer = self.config, site.layer
-        names, count = argument_names(site.module), config.num_virtual_tokens
-        first, last = (site.path == self._blocks[i].path for i in (0, -1))
-        if not config.deep and not first:
-            return Wider(names, config.after, count, enters=False, leaves=last)
-        width = config.project or layer.out_features
-        start = _empty(site, count, width).uniform_(-self._bound, self._bound)
-        piece = Tokens(
-            start, names, config.after, dropout=config.dropout, leaves=config.deep or last
-        )
+    def piece(self, site: Site, config: VptConfig) -> Wider:
+        """Return the tokens of a block; shallow, those of the first go through the others."""
+        names, at, count = argument_names(site.module), config.after, config.num_virtual_tokens
+        leaves = config.deep or site.path == self._last
+        if not config.deep and site.path != self._first:
+            return Wider(names, at, count, enters=False, leaves=leaves)
+        out = site.layer.out_features
+        width, shared = config.project or out, None
         if config.project is not None:
-            owns = self._projection is None
-            self._projection = self._projection or Projection(layer, config.project)
-            piece.refer_to(self._projection, owns=owns)
-        return piece
+            shared = self.shared(out, lambda: projection(width, out))
+        return Tokens(
+            names, at, (count, width), sqrt(6 / (prod(self._patch) + width)),
+            dropout=config.dropout, leaves=leaves, projection=shared,
+        )  # fmt: skip
 
-    def _check_shallow(self, sites: Sequence[Site]) -> None:
-        where = [site.block or 0 for site in self._blocks]
+    def _check_shallow(self, blocks: Sequence[Site], sites: Sequence[Site]) -> None:
+        where = [site.block or 0 for site in blocks]
         if where != list(range(where[0], where[0] + len(where))):
             raise TargetError(
                 f"{self.label}.targets: blocks {where} are not next to each other, and shallow"
@@ -102,7 +88,7 @@ class Vpt(Method):
             )
 
 
-def _chosen(method: Method, sites: Sequence[Site]) -> list[Site]:
+def _chosen(method: Targeted, sites: Sequence[Site]) -> list[Site]:
     """Return the chosen blocks, checked."""
     chosen = [site for site in sites if site.matches(method.config.targets)]
     decoders = {site.block for site in sites if site.role.startswith("cross_attention")}
@@ -115,7 +101,7 @@ def _chosen(method: Method, sites: Sequence[Site]) -> list[Site]:
         if site.block in decoders:
             raise TargetError(
                 f"{where} is a block of a decoder, whose cache has no place for its tokens. Choose"
-                " the blocks of the encoder: layers, or a path glob."
+                " the blocks of the encoder: stack, layers, or a path glob."
             )
         attention = [m for m in site.module.modules() if isinstance(m, nn.MultiheadAttention)]
         if any(not m.batch_first for m in attention):
@@ -130,8 +116,3 @@ def _chosen(method: Method, sites: Sequence[Site]) -> list[Site]:
             " so all of them need sequences of one length. Choose all blocks."
         )
     return chosen
-
-
-def _empty(site: Site, *shape: int) -> Tensor:
-    dtype = trainable_dtype(site.layer.dtype)
-    return torch.empty(shape, dtype=dtype, device=site.layer.device)

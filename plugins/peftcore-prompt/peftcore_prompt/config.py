@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from peftcore import MethodConfig, Targets
 
+_TEXT = ["init_text", "tokenizer"]
+
 
 class PromptConfig(MethodConfig):
     """Configuration of prompt tuning."""
@@ -25,7 +27,9 @@ class PromptConfig(MethodConfig):
         None, min_length=1, description="Text to start from; repeated or cut to the length."
     )
     tokenizer: str | None = Field(
-        None, description="Folder, name, or named source of the tokenizer that reads `init_text`."
+        None,
+        description="Folder, name, or named source of the tokenizer that reads `init_text`, where"
+        " none is given to `attach`.",
     )
     init_ids: tuple[int, ...] | None = Field(
         None, min_length=1, description="Token ids to start from instead of a text."
@@ -36,8 +40,8 @@ class PromptConfig(MethodConfig):
         given = [n for n in ("init_text", "tokenizer", "init_ids") if getattr(self, n) is not None]
         if self.init != "text" and given:
             raise ValueError(f"{given[0]} is for init: text")
-        if self.init == "text" and given not in (["init_ids"], ["init_text", "tokenizer"]):
-            raise ValueError("init: text needs either init_text and tokenizer, or init_ids")
+        if self.init == "text" and given not in (["init_ids"], ["init_text"], _TEXT):
+            raise ValueError("init: text needs either init_text or init_ids; tokenizer reads text")
         return self
 
 
@@ -46,7 +50,8 @@ class BlockPromptConfig(MethodConfig):
 
     num_virtual_tokens: int = Field(5, ge=1, description="Number of learned tokens of a block.")
     targets: Targets = Field(
-        Targets(roles=("block",)), description="Blocks of an encoder, all of them by default."
+        Targets.model_validate(["block"]),
+        description="Blocks of an encoder, all of them by default.",
     )
 
 

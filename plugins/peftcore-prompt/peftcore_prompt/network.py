@@ -1,5 +1,6 @@
 """The pieces of prompt tuning: one around the network, one at its table of tokens."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ class Places:
     positions: range | None = None
 
 
-class Handover:
-    """What the piece around the network hands to the one at the table, in each forward pass.
+class Handover(threading.local):
+    """What the piece around the network hands to the one at the table; every thread has its own.
 
     Attributes:
         prompt: [P, d] vectors that take the place of placeholders; None where there are none.
@@ -36,6 +37,9 @@ class Handover:
 
     prompt: Tensor | None = None
     shape: tuple[int, ...] = ()
+
+    def __reduce__(self) -> Any:
+        return Handover, ()  # a copy is in no call
 
 
 class Filled(Transform):
@@ -72,12 +76,29 @@ class Prompted(Around):
     padding goes on. In generation the prompt goes in once and stays in the cache.
     """
 
-    def __init__(self, start: Tensor, names: tuple[str, ...], places: Places, handover: Handover):
+    def __init__(
+        self, width: int, names: tuple[str, ...], places: Places, handover: Handover,
+        first: Callable[[], Tensor],
+    ):  # fmt: skip
+        """Make the piece.
+
+        Args:
+            width: width d of the vectors.
+            names: names of the network's arguments.
+            places: where the vectors go.
+            handover: what leads to the piece at the table.
+            first: gives the vectors to start from, [P, d].
+        """
         super().__init__()
-        self.prompt = nn.Parameter(start)
+        self.prompt = nn.Parameter(torch.zeros(places.count, width))
         self.names = names
         self.places = places
         self.handover = handover
+        self.first = first
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Start from the vectors that were asked for."""
+        self.prompt.copy_(self.first())
 
     def inner(self, context: Context) -> Context:
         """Return the context with virtual tokens, in the calls that put them in."""

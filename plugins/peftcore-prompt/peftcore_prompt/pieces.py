@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Around, AttachError, Context, LayerInfo, trainable_dtype
+from peftcore import Around, AttachError, Context
 from peftcore_prompt.splicing import Widening, spliced, without
 
 
@@ -76,44 +77,45 @@ def _check(sequence: Tensor) -> None:
         )
 
 
-class Projection(nn.Module):
-    """The layer from d' to d that all tokens share."""
-
-    def __init__(self, layer: LayerInfo, width: int):
-        super().__init__()
-        self.linear = nn.Linear(
-            width, layer.out_features, device=layer.device, dtype=trainable_dtype(layer.dtype)
-        )
-        nn.init.kaiming_normal_(self.linear.weight, mode="fan_out")
+def projection(width: int, out: int) -> nn.Linear:
+    """Return the layer from d' to d that all tokens share, at its start."""
+    linear = nn.Linear(width, out)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    return linear
 
 
 class Tokens(Wider):
     """Learned tokens of a block, [P, d], dropped after it (Jia et al. 2022, eq. 6 and 7).
 
     Where every block has tokens of its own, dropping them after a block and putting others in
-    before the next one is the paper's replacement. What several blocks share is a submodule at the
-    first of them only; the others refer to it.
+    before the next one is the paper's replacement.
+
+    Args:
+        names, at, leaves: as above.
+        shape: (P, d), or (P, d') where a projection widens the tokens.
+        bound: they start uniform within it.
+        dropout: on the tokens as they go in.
+        projection: the layer from d' to d, if there is one.
     """
 
     def __init__(
-        self, start: Tensor, names: tuple[str, ...], at: int, *, dropout: float = 0.0,
-        leaves: bool = True,
+        self, names: tuple[str, ...], at: int, shape: tuple[int, int], bound: float, *,
+        dropout: float = 0.0, leaves: bool = True, projection: nn.Linear | None = None,
     ):  # fmt: skip
-        super().__init__(names, at, len(start), enters=True, leaves=leaves)
-        self.prompt = nn.Parameter(start)
+        super().__init__(names, at, shape[0], enters=True, leaves=leaves)
+        self.prompt = nn.Parameter(torch.zeros(shape))
+        self.bound = bound
         self.dropout = dropout
-        self.referred: tuple[Projection, ...] = ()
+        self.projection = projection
 
-    def refer_to(self, projection: Projection, *, owns: bool) -> None:
-        """Widen the tokens by a shared projection."""
-        self.referred = (projection,)
-        if owns:
-            self.projection = projection
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the tokens."""
+        self.prompt.uniform_(-self.bound, self.bound)
 
     def tokens(self, sequence: Tensor) -> Tensor:
         """Return the tokens of each row, [B, P, d], in the dtype of the sequence."""
         tokens = self.prompt.to(sequence)
-        for projection in self.referred:
-            linear = projection.linear
-            tokens = F.linear(tokens, linear.weight.to(sequence), linear.bias.to(sequence))
+        if self.projection is not None:
+            weight, bias = (p.to(sequence) for p in self.projection.parameters())
+            tokens = F.linear(tokens, weight, bias)
         return F.dropout(tokens.expand(len(sequence), -1, -1), self.dropout, self.training)

@@ -1,6 +1,8 @@
 """Prompt tuning: where the vectors go, and what they start from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from peftcore import (
     TargetError,
     backbone_of,
     hookimpl,
-    trainable_dtype,
+    resolve_source,
 )
 from peftcore_prompt.config import PromptConfig
 from peftcore_prompt.network import Filled, Handover, Places, Prompted
@@ -28,42 +30,50 @@ class Prompt(Method):
 
     def __init__(self, config: MethodConfig):
         super().__init__(config)
-        self._pieces: dict[tuple[str, str], Piece] = {}
+        #: path of a module to what makes the piece there
+        self._makers: dict[str, Callable[[], Piece]] = {}
 
     @hookimpl
     def peftcore_prepare(
-        self, model: nn.Module, sites: Sequence[Site], tensors: Mapping[str, Tensor] | None
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        tensors: Mapping[str, Tensor] | None,
+        tokenizer: Any,
     ) -> None:
-        """Find the network and its table of tokens, and make the two pieces.
+        """Find the network and its table of tokens, and read the text to start from.
 
         Raises:
             TargetError: there is no such network or table, or it has too few positions.
             ConfigError: the start cannot be made.
         """
-        network, table = self._network(sites), self._table(sites)
-        count = self.config.num_virtual_tokens
-        positions = self._positions(sites)
+        config, network, table = self.config, self._network(sites), self._table(sites)
+        count, positions = config.num_virtual_tokens, self._positions(sites)
         if positions is not None and count >= len(positions):
             raise TargetError(
                 f"{self.label}.num_virtual_tokens: {count} virtual tokens leave no room in the"
                 f" {len(positions)} positions of this model. Write a lower number."
             )
-        before = self.config.where == "before" or (
-            self.config.where == "auto" and getattr(backbone_of(model), "causal", False)
-        )
-        start = self._start(table, planned=tensors is not None or table.layer.device.type == "meta")
-        handover = Handover()
-        places = Places(0 if before else 1, count, positions)
-        names = argument_names(network.module)
-        self._pieces = {
-            (network.path, network.role): Prompted(start, names, places, handover),
-            (table.path, table.role): Filled(places, handover),
+        causal = "bidirectional" not in backbone_of(model).has
+        before = config.where == "before" or (config.where == "auto" and causal)
+        places, handover = Places(0 if before else 1, count, positions), Handover()
+        # nothing is read for a plan, nor where the vectors come from a checkpoint
+        fresh = tensors is None and table.layer.device.type != "meta"
+        ids = self._ids(table, tokenizer, fresh=fresh)
+        width, names = table.layer.out_features, argument_names(network.module)
+        first: Callable[[], Tensor] = partial(_looked_up, table, ids, count)
+        if config.init == "random":
+            first = partial(_uniform, count, width)
+        self._makers = {
+            network.path: partial(Prompted, width, names, places, handover, first),
+            table.path: partial(Filled, places, handover),
         }
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Piece | None:
         """Return the piece of the network, or that of its table of tokens."""
-        return self._pieces.get((site.path, site.role))
+        make = self._makers.pop(site.path, None)
+        return make() if make else None
 
     def _network(self, sites: Sequence[Site]) -> Site:
         found = next((site for site in sites if site.role == "model"), None)
@@ -75,12 +85,6 @@ class Prompt(Method):
         if self.label != self.name:
             raise ConfigError(
                 f"{self.label}: an adapter has one prompt; raise num_virtual_tokens of the first."
-            )
-        config = getattr(found.module, "config", None)
-        if getattr(config, "is_encoder_decoder", False):
-            raise TargetError(
-                f"{self.label}: the network has an encoder and a decoder, and generation runs them"
-                " apart. Use embedding_prompt on the blocks of the encoder."
             )
         return found
 
@@ -103,44 +107,55 @@ class Prompt(Method):
                 return range(0 if padding is None else padding + 1, site.layer.in_features)
         return None
 
-    def _start(self, table: Site, *, planned: bool) -> Tensor:
-        """Return the vectors to start from, [P, d], as the table gives them to the model."""
-        config, layer = self.config, table.layer
-        shape = (config.num_virtual_tokens, layer.out_features)
-        start = torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device)
-        words = config.init_ids or ()
-        if config.init_text and not planned:
-            words = self._read(config.init_text, str(config.tokenizer))
-        if words and not 0 <= min(words) <= max(words) < layer.in_features:
+    def _ids(self, table: Site, tokenizer: Any, *, fresh: bool) -> tuple[int, ...]:
+        """Return the tokens to start from; none where they are to be drawn."""
+        config, size = self.config, table.layer.in_features
+        ids = config.init_ids or ()
+        if config.init_text is not None and fresh:
+            ids = self._read(config.init_text, tokenizer)
+        if ids and not 0 <= min(ids) <= max(ids) < size:
             raise ConfigError(
                 f"{self.label}.{'init_ids' if config.init_ids else 'tokenizer'}: the vocabulary has"
-                f" the ids 0 to {layer.in_features - 1}, not {min(words)} to {max(words)}."
+                f" the ids 0 to {size - 1}, not {min(ids)} to {max(ids)}."
             )
-        if planned:  # nothing is read for a plan, and what is loaded comes later
-            return start
-        if config.init == "random":
-            return start.uniform_(-0.5, 0.5)
-        ids = torch.randint(layer.in_features, shape[:1])
-        if words:
-            ids = torch.tensor([words[i % len(words)] for i in range(shape[0])])
-        with torch.no_grad():
-            # through the module: Gemma's table multiplies what it looks up
-            return start.copy_(table.module(ids.to(layer.device)))
+        return ids
 
-    def _read(self, text: str, tokenizer: str) -> tuple[int, ...]:
+    def _read(self, text: str, tokenizer: Any) -> tuple[int, ...]:
+        given = self.config.tokenizer if tokenizer is None else tokenizer
+        if given is None:
+            raise ConfigError(
+                f"{self.label}.init_text: no tokenizer reads it. Give attach(..., tokenizer=...),"
+                " or init_ids instead of a text."
+            )
+        known = self._load(given) if isinstance(given, str) else given
+        ids = tuple(known(text, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise ConfigError(f"{self.label}.init_text: {text!r} holds no tokens.")
+        return ids
+
+    def _load(self, tokenizer: str) -> Any:
         from transformers import AutoTokenizer
-
-        from peftcore import resolve_source
 
         place = str(resolve_source(tokenizer, "model") or tokenizer)
         try:
-            known = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         except Exception as error:
             raise ConfigError(
                 f"{self.label}.tokenizer: {tokenizer} cannot be read as a tokenizer. Name a folder"
                 " that save_pretrained wrote, or give init_ids."
             ) from error
-        ids = tuple(known(text, add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise ConfigError(f"{self.label}.init_text: {text!r} holds no tokens.")
-        return ids
+
+
+def _looked_up(table: Site, ids: Sequence[int], count: int) -> Tensor:
+    """Return what a table gives for ids, repeated or cut, or for random ones, [P, d]."""
+    if ids:
+        chosen = torch.tensor([ids[i % len(ids)] for i in range(count)])
+    else:
+        chosen = torch.randint(table.layer.in_features, (count,))
+    # through the module: Gemma's multiplies what it looks up
+    found: Tensor = table.module(chosen.to(table.layer.device))
+    return found
+
+
+def _uniform(count: int, width: int) -> Tensor:
+    return torch.rand(count, width) - 0.5

@@ -2,26 +2,39 @@
 
 from peftcore.testing import MethodContract
 
+#: The decoder of a seq2seq model is refused; methods of blocks act on the encoder.
+ENCODER = {"targets": {"roles": ["block"], "stack": "encoder"}}
+#: Frames of sound have no class token before them.
+SPEECH = {
+    **{name: {"after": 0} for name in ("wavlm", "wav2vec2", "hubert")},
+    "whisper": {**ENCODER, "after": 0},
+}
+
 
 class TestPrompt(MethodContract):
     method = "prompt"
+    # the kit's rows are short, and so are the tables of positions of its models
+    config = {"num_virtual_tokens": 4}
     merges = False
     routes = False  # one mask and one cache serve all rows of the network
 
 
 class TestVptDeep(MethodContract):
     method = "vpt"
+    on = SPEECH
     merges = False
 
 
 class TestVptProjected(MethodContract):
     method = "vpt"
+    on = SPEECH
     config = {"num_virtual_tokens": 3, "project": 4, "dropout": 0.0}
     merges = False
 
 
 class TestVptShallow(MethodContract):
     method = "vpt"
+    on = SPEECH
     config = {"deep": False}
     merges = False
     routes = False  # rows without such tokens come out shorter
@@ -29,4 +42,5 @@ class TestVptShallow(MethodContract):
 
 class TestEmbeddingPrompt(MethodContract):
     method = "embedding_prompt"
+    on = {"whisper": ENCODER}
     merges = False

@@ -1,6 +1,11 @@
 """Prompt tuning: Hugging Face PEFT's numbers, generation, padding, positions, starts, mistakes."""
 
 import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,6 +281,44 @@ def test_edits_at_positions_count_the_tokens_of_the_row_only() -> None:
     assert torch.equal(made[1, 2:], alone[0])
 
 
+# --- threads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_two_threads_with_one_prompt_do_not_take_each_others_vectors(routed: bool) -> None:
+    model, adapter = prompted("bert")
+    perturb(adapter)
+    batches = [rows(6, 4, left=False, pad=0), rows(8, 7, left=False, pad=0)]
+    expected = [model(**batch)[0].detach() for batch in batches]
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*_: Any) -> None:
+        both.wait()  # both threads have left their prompts before either of them puts it in
+
+    model.get_input_embeddings().register_forward_pre_hook(meet)
+
+    def run(batch: dict[str, Tensor]) -> Tensor:
+        route = peftcore.route(model, ["default"] * 2) if routed else nullcontext()
+        with route, torch.no_grad():
+            # rows can be put together in tuples
+            return model(**batch, return_dict=False)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run, batch) for batch in batches]
+        found = [job.result() for job in jobs]
+    for mine, alone in zip(found, expected, strict=True):
+        assert torch.equal(mine, alone)
+
+
+def test_a_copy_is_in_no_call_and_tells_nothing_to_the_original() -> None:
+    model = Toy()
+    peftcore.attach(model, "prompt")
+    for one in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        links = {id(m.handover) for m in one.modules() if hasattr(m, "handover")}
+        own = {id(m.handover) for m in model.modules() if hasattr(m, "handover")}
+        assert len(links) == len(own) == 1 and not links & own
+
+
 # --- starts and counts -------------------------------------------------------------------------
 
 
@@ -293,25 +336,57 @@ def test_a_prompt_starts_from_given_ids_again_and_again() -> None:
     assert torch.equal(adapter.parameters()[0], table[[7, 9, 7, 9, 7]])
 
 
-def test_a_prompt_starts_from_a_text(tmp_path: Any) -> None:
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """Return a folder with a tokenizer of seven tokens, good being 5 and bad 6."""
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n")
     transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    text = {"init": "text", "init_text": "good bad", "tokenizer": str(tmp_path)}
-    model, adapter = prompted("bert", **text)
+    return tmp_path
+
+
+TEXT = {"method": "prompt", "num_virtual_tokens": 3, "init": "text", "init_text": "good bad"}
+
+
+def test_a_prompt_starts_from_a_text_that_the_field_or_the_given_tokenizer_reads(
+    words: Path,
+) -> None:
+    known = transformers.AutoTokenizer.from_pretrained(words)
+    given: list[Any] = [
+        ({"tokenizer": str(words)}, {}),
+        ({}, {"tokenizer": known}),
+        ({}, {"tokenizer": str(words)}),
+        # what is at hand comes before what is written down
+        ({"tokenizer": "./nowhere"}, {"tokenizer": known}),
+    ]
+    model = tiny("bert")
     table = model.get_input_embeddings().weight
-    assert torch.equal(adapter.parameters()[0], table[[5, 6, 5]])
-    adapter.save(tmp_path / "adapter")
-    adapter.detach()
+    for field, handed in given:
+        adapter = peftcore.attach(model, [{**TEXT, **field}], **handed)
+        assert torch.equal(adapter.parameters()[0], table[[5, 6, 5]])
+        adapter.detach()
     sizes = {"vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     small = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
     with pytest.raises(ConfigError, match="tokenizer: the vocabulary has the ids 0 to 5, not 5 to"):
-        peftcore.attach(small, "prompt", **text)
-    (tmp_path / "vocab.txt").unlink()  # a plan and a checkpoint need no tokenizer
-    text["tokenizer"] = "./nowhere"
-    assert peftcore.plan(model, "prompt", **text).trainable == 20 * 32
-    peftcore.load(model, tmp_path / "adapter")
+        peftcore.attach(small, [TEXT], tokenizer=known)
+
+
+def test_a_plan_and_a_checkpoint_of_a_text_need_no_tokenizer(words: Path, tmp_path: Path) -> None:
+    model = tiny("bert")
+    known = transformers.AutoTokenizer.from_pretrained(words)
+    adapter = peftcore.attach(model, [TEXT], tokenizer=known)
+    (before,) = adapter.parameters()
+    adapter.save(tmp_path / "adapter")
+    adapter.detach()
+    for field in ({}, {"tokenizer": "./nowhere"}):
+        assert peftcore.plan(model, [{**TEXT, **field}]).trainable == 3 * 32
+    (after,) = peftcore.load(model, tmp_path / "adapter").parameters()
+    assert torch.equal(before, after)
+    with pytest.raises(ConfigError, match=r"no tokenizer reads it\. Give attach"):
+        peftcore.attach(model, [TEXT], name="other")
     with pytest.raises(ConfigError, match="cannot be read as a tokenizer"):
-        peftcore.attach(model, "prompt", name="other", **text)
+        peftcore.attach(model, [{**TEXT, "tokenizer": "./nowhere"}], name="other")
+    with pytest.raises(ConfigError, match="init_text: ' ' holds no tokens"):
+        peftcore.attach(model, [{**TEXT, "init_text": " "}], name="other", tokenizer=known)
 
 
 def test_a_random_start_is_uniform() -> None:
@@ -335,8 +410,8 @@ def test_llama_7b_has_p_vectors_of_the_width() -> None:
     [
         ({"num_virtual_tokens": 38}, "38 virtual tokens leave no room in the 38 positions"),
         ({"init": "text", "init_ids": [4, 96]}, "the vocabulary has the ids 0 to 95, not 4 to 96"),
-        ({"init": "text"}, "needs either init_text and tokenizer, or init_ids"),
-        ({"init": "text", "init_text": "a"}, "needs either init_text and tokenizer, or init_ids"),
+        ({"init": "text"}, "needs either init_text or init_ids"),
+        ({"init": "text", "init_text": "a", "init_ids": [4]}, "needs either init_text or init_ids"),
         ({"init_ids": [4]}, "init_ids is for init: text"),
     ],
     ids=str,
@@ -365,8 +440,10 @@ def test_a_mask_that_is_made_for_attention_is_refused() -> None:
 
 
 def test_models_without_tokens_are_refused() -> None:
-    with pytest.raises(TargetError, match=r"no network \(role model\) that takes tokens"):
+    with pytest.raises(AttachError, match="prompt cannot run on structural: it needs a table"):
         peftcore.plan(nn.Sequential(nn.Linear(2, 2)), "prompt", backbone="structural")
+    with pytest.raises(TargetError, match=r"no network \(role model\) that takes tokens"):
+        peftcore.plan(nn.Sequential(nn.Embedding(2, 2)), "prompt", backbone="structural")
     for name in ("clip-vision", "wavlm"):
         if name in installed().backbones:
             with pytest.raises(AttachError, match=f"prompt cannot run on {name}"):
