@@ -1,22 +1,63 @@
 """What a recipe can say about sparse fine-tuning."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import Mark, MethodConfig, Targets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftcore import Site
 
 #: Scores that look at examples; the latter two in a short tuning of the whole model.
 FROM_DATA = ("fisher", "gradient", "saliency", "movement", "lottery")
 FROM_TUNING = ("movement", "lottery")
 
 
+class NeedsGradient(Mark):
+    """A score that looks at examples acts where the weight is a parameter."""
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse it where the weight is quantised or computed."""
+        if value not in FROM_DATA or parameter_of(site) is not None:
+            return ""
+        return (
+            f"{value} needs a gradient of the weight, and {site.here} keeps it quantised or"
+            " computes it. Write score: magnitude, or leave it out with exclude."
+        )
+
+
+class InFours(Mark):
+    """Two of four inputs are there where inputs come in fours."""
+
+    def refusal(self, field: str, value: Any, site: Site) -> str:
+        """Refuse the pattern where they do not."""
+        inputs = site.layer.weight_shape[1]
+        if value != "2:4" or inputs % 4 == 0:
+            return ""
+        return (
+            f"2:4 needs inputs in fours, and {site.here} has {inputs}. Choose other targets, or"
+            " leave it out with exclude."
+        )
+
+
+def parameter_of(site: Site) -> nn.Parameter | None:
+    """Return the parameter behind a site; None where the weight is quantised or computed."""
+    parameter = site.module._parameters.get(site.weight_name)
+    return parameter if parameter is not None and parameter.is_floating_point() else None
+
+
 class SparseConfig(MethodConfig):
     """Configuration of sparse fine-tuning."""
 
-    score: Literal[
-        "magnitude", "fisher", "gradient", "saliency", "movement", "lottery", "random"
+    score: Annotated[
+        Literal["magnitude", "fisher", "gradient", "saliency", "movement", "lottery", "random"],
+        NeedsGradient(),
     ] = Field(
         "magnitude",
         description="`magnitude` |w|; `fisher` mean of g² over examples (FISH mask); `gradient`"
@@ -39,7 +80,7 @@ class SparseConfig(MethodConfig):
         "global",
         description="Rank all targeted weights together, or those of each layer apart.",
     )
-    pattern: Literal["unstructured", "rows", "2:4"] = Field(
+    pattern: Annotated[Literal["unstructured", "rows", "2:4"], InFours()] = Field(
         "unstructured",
         description="What trains: single weights; whole output rows, ranked by their mean score,"
         " where N and k count rows; or two of each four consecutive inputs.",

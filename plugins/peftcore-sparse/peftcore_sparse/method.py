@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,36 +10,30 @@ from peftcore import (
     AttachError,
     CheckpointError,
     Examples,
-    Method,
     MethodConfig,
     Site,
+    Targeted,
     TargetError,
+    backbone_of,
     bare_class,
-    base_modules,
     hookimpl,
+    survey,
 )
 from peftcore_sparse.choosing import choose, counts
 from peftcore_sparse.config import FROM_DATA, SparseConfig
 from peftcore_sparse.pieces import SparseLinear, SparseWeight
-from peftcore_sparse.scores import from_examples, from_weights, parameter_of
-
-_PLAIN: dict[str, Any] = {
-    "embedding": nn.Embedding,
-    "conv1d": nn.Conv1d,
-    "conv2d": nn.Conv2d,
-    "conv3d": nn.Conv3d,
-}
+from peftcore_sparse.scores import from_examples, from_weights
 
 
-class Sparse(Method):
+class Sparse(Targeted):
     """Sparse fine-tuning: the highest-scored weights train, as many as p leaves."""
 
+    kinds = ("linear", "conv", "embedding")
     config: SparseConfig
 
     def __init__(self, config: MethodConfig):
         super().__init__(config)
         self._index: dict[str, Tensor] = {}
-        self._loading = False
 
     @property
     def examples(self) -> int:
@@ -64,9 +57,7 @@ class Sparse(Method):
             AttachError: a score is not finite, or the examples do not suffice.
             CheckpointError: stored places do not fit their layer.
         """
-        targeted = [site for site in sites if site.matches(self.config.targets)]
-        self._check(model, targeted)
-        self._loading = tensors is not None
+        targeted = self._targeted(model, sites)
         if tensors is not None:
             found = [self._stored(site, tensors) for site in targeted]
         elif any(site.layer.device.type == "meta" for site in targeted):
@@ -74,6 +65,40 @@ class Sparse(Method):
         else:
             found = self._chosen(model, targeted, examples)
         self._index = {site.name: index for site, index in zip(targeted, found, strict=True)}
+
+    def piece(self, site: Site, config: SparseConfig) -> SparseWeight | None:
+        """Return the values of the weights that train here; None where the base stays whole."""
+        index, zero = self._index.pop(site.name, None), config.prune == "zero"
+        if index is None or not (len(index) or zero):
+            return None
+        # of a slice, the core would run the whole layer beside it
+        plain = bare_class(site.module).forward is nn.Linear.forward and site.features is None  # type: ignore[attr-defined]
+        return (SparseLinear if plain else SparseWeight)(index, zero=zero)
+
+    @hookimpl
+    def peftcore_save_state(self, site: Site, piece: SparseWeight) -> dict[str, Tensor]:
+        """Return values and places, these as int32 where that is enough."""
+        small = math.prod(site.layer.weight_shape) <= torch.iinfo(torch.int32).max
+        index = piece.index.to(torch.int32) if small else piece.index
+        return {"values": piece.values, "index": index}
+
+    def _targeted(self, model: nn.Module, sites: Sequence[Site]) -> list[Site]:
+        """Return the targeted sites, checked; each weight is in one of them only."""
+        tied = survey(model, backbone_of(model)).tied
+        found: list[Site] = []
+        for site in sites:
+            if not site.matches(self.config.targets) or _inside(site, found):
+                continue
+            self.settled(site)
+            names = tied.get(f"{site.path}.{site.weight_name}".removeprefix("."))
+            if names:
+                raise TargetError(
+                    f"{self.label}.targets: {site.here}: {names[0]} and {names[1]} are one tied"
+                    " parameter, and it would change in one of the two places only. Give one of"
+                    " the modules its own copy, or leave it out with exclude."
+                )
+            found.append(site)
+        return found
 
     def _counted(self, sites: Sequence[Site]) -> list[Tensor]:
         together = self.config.scope == "global"
@@ -118,70 +143,12 @@ class Sparse(Method):
             )
         return index.to(device)
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> SparseWeight | None:
-        """Return the values of the weights that train here; None where the base stays whole."""
-        index = self._index.pop(site.name, None)
-        zero = self.config.prune == "zero"
-        if index is None or not (len(index) or zero):
-            return None
-        known = self._loading or index.is_meta
-        # of a slice, the core would run the whole layer beside it
-        made = SparseLinear if site.kind == "linear" and site.features is None else SparseWeight
-        return made(site.layer, index, None if known else site.weight(), zero=zero)
 
-    @hookimpl
-    def peftcore_save_state(self, site: Site, piece: SparseWeight) -> dict[str, Tensor]:
-        """Return values and places, these as int32 where that is enough."""
-        small = math.prod(site.layer.weight_shape) <= torch.iinfo(torch.int32).max
-        index = piece.index.to(torch.int32) if small else piece.index
-        return {"values": piece.values, "index": index}
-
-    def _check(self, model: nn.Module, sites: Sequence[Site]) -> None:
-        names: dict[int, list[str]] = {}
-        for path, module in {id(m): (path, m) for path, m, _ in base_modules(model)}.values():
-            for leaf, parameter in module._parameters.items():
-                if parameter is not None:
-                    names.setdefault(id(parameter), []).append(f"{path}.{leaf}" if path else leaf)
-        for site in sites:
-            self._check_layer(site)
-            tied = names.get(id(site.module._parameters.get(site.weight_name)), [])
-            if len(tied) > 1:
-                raise self._refused(
-                    site,
-                    f"{tied[0]} and {tied[1]} are one tied parameter, and it would change in one"
-                    " of the two places only. Give one of the modules its own copy",
-                )
-
-    def _check_layer(self, site: Site) -> None:
-        config, kind, cls = self.config, site.layer.kind, bare_class(site.module)
-        plain = _PLAIN.get(kind)
-        if kind != "linear" and plain is None:
-            raise self._refused(
-                site,
-                f"it is of kind {kind}; sparse tuning is for linear layers, convolutions and"
-                " embeddings. Name those inside it",
-            )
-        if plain is not None and cls.forward is not plain.forward:  # type: ignore[attr-defined]
-            raise self._refused(
-                site,
-                f"a {cls.__name__} does more than a plain {plain.__name__} and cannot be run with"
-                " a new weight. Choose others",
-            )
-        if config.pattern == "2:4" and site.layer.weight_shape[1] % 4:
-            raise self._refused(
-                site,
-                f"pattern 2:4 needs inputs in fours, its weight has {site.layer.weight_shape[1]}."
-                " Choose others",
-            )
-        if config.score in FROM_DATA and parameter_of(site) is None:
-            raise self._refused(
-                site,
-                f"score {config.score} needs a gradient of the weight, and this"
-                f" {cls.__name__} keeps it quantised or computes it. Write score: magnitude",
-            )
-
-    def _refused(self, site: Site, why: str) -> TargetError:
-        return TargetError(
-            f"{self.label}.targets: {site.here}: {why}, or leave it out with exclude."
-        )
+def _inside(site: Site, before: Sequence[Site]) -> bool:
+    """Tell whether a site is a slice of one before it."""
+    if site.features is None:
+        return False
+    start, stop = site.features
+    layer = site.module, site.weight_name
+    spans = [s.features for s in before if (s.module, s.weight_name) == layer]
+    return any(span is None or (span[0] <= start and stop <= span[1]) for span in spans)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam, trainable_dtype
+from peftcore import Reparam
 
 
 class SparseWeight(Reparam):
@@ -19,24 +19,22 @@ class SparseWeight(Reparam):
 
     index: Tensor
 
-    def __init__(self, layer: LayerInfo, index: Tensor, weight: Tensor | None, *, zero: bool):
+    def __init__(self, index: Tensor, *, zero: bool):
         """Make the piece.
 
         Args:
-            layer: sizes of the layer.
             index: [k] int64, ascending places in the weight as [out, in, ...], flattened.
-            weight: [out, in, ...] from which the entries start; None where they come later.
             zero: whether the other entries are zero.
         """
         super().__init__()
         self.zero = zero
         self.register_buffer("index", index)
-        dtype = trainable_dtype(layer.dtype)
-        values = torch.zeros(len(index), dtype=dtype, device=layer.device)
-        if weight is not None:
-            values = weight.flatten()[index].to(dtype)
         # a layer of which nothing is left has nothing to train
-        self.values = nn.Parameter(values, requires_grad=len(index) > 0)
+        self.values = nn.Parameter(torch.zeros(len(index)), requires_grad=len(index) > 0)
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Take the entries of the base."""
+        self.values.copy_(weight().flatten()[self.index])
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the new weight, [out, in, ...]."""
@@ -44,7 +42,7 @@ class SparseWeight(Reparam):
 
 
 class SparseLinear(SparseWeight):
-    """The same for a linear layer, without keeping the new weight for backward."""
+    """The same for a plain linear layer, without keeping the new weight for backward."""
 
     def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
         """Return the weight as it stands, no copy where it is not quantised."""

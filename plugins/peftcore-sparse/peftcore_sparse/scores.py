@@ -20,7 +20,7 @@ from peftcore import (
     layer_of,
     trainable_dtype,
 )
-from peftcore_sparse.config import FROM_TUNING, SparseConfig
+from peftcore_sparse.config import FROM_TUNING, SparseConfig, parameter_of
 
 
 def from_weights(config: SparseConfig, sites: Sequence[Site]) -> list[Tensor]:
@@ -50,12 +50,6 @@ def from_examples(
         found = _averaged(config, model, targeted, examples)
     by_parameter = dict(zip(parameters, found, strict=True))
     return [_part(site, by_parameter[id(parameter_of(site))]) for site in sites]
-
-
-def parameter_of(site: Site) -> nn.Parameter | None:
-    """Return the parameter behind a site; None where the weight is quantised or computed."""
-    parameter = site.module._parameters.get(site.weight_name)
-    return parameter if parameter is not None and parameter.is_floating_point() else None
 
 
 def _part(site: Site, stored: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from peftcore import (
     CheckpointError,
     ConfigError,
     Examples,
-    LayerInfo,
     TargetError,
     backbone_named,
     installed,
@@ -112,8 +111,7 @@ def test_a_layer_keeps_no_copy_of_its_weight_and_its_gradients_are_those_of_the_
     linear, x = nn.Linear(8, 6, dtype=dtype), torch.randn(2, 3, 8, dtype=dtype)
     given = [x, linear.weight.detach(), torch.randn(10, dtype=dtype), linear.bias.detach()]
     index = torch.randperm(48)[:10].sort().values
-    layer = LayerInfo("linear", 8, 6, True, dtype, torch.device("cpu"), (6, 8))
-    piece = SparseLinear(layer, index, None, zero=zero)
+    piece = SparseLinear(index, zero=zero)
     gradients, kept = [], []
     for plain in (True, False):
         leaves = [t.clone().requires_grad_() for t in given]
@@ -161,18 +159,19 @@ def test_under_autocast_a_layer_computes_as_the_plain_formula_does() -> None:
 
 
 def test_a_method_before_it_gets_its_gradients_through_it() -> None:
-    model, x = nn.Sequential(nn.Linear(8, 6)).double(), torch.randn(3, 8, dtype=torch.float64)
     if "ia3" not in installed().methods:
         pytest.skip("ia3 is not installed")
-    first: Any = {"method": "ia3", "targets": ["linear"], "feedforward": None}
-    adapter = peftcore.attach(model, [first, {"method": "sparse", "p": 0.5, "targets": ["linear"]}])
+    model, x = Toy().double(), torch.randn(3, 16, dtype=torch.float64)
+    layer, targets = model.blocks[0].attention.key, ["path:blocks.0.attention.key"]
+    first: Any = {"method": "ia3", "targets": targets, "feedforward": None}
+    adapter = peftcore.attach(model, [first, {"method": "sparse", "p": 0.5, "targets": targets}])
     scale, sparse = (item.piece for item in adapter.placed)
     nn.init.uniform_(scale.ia3_l)
-    model(x).square().sum().backward()
+    layer(x).square().sum().backward()
     found = [p.grad.clone() for p in adapter.parameters()]
     for p in adapter.parameters():
         p.grad = None
-    weight, bias = model[0].weight, model[0].bias
+    weight, bias = layer.weight, layer.bias
     new = sparse(scale(weight))
     nn.functional.linear(x, new, scale.new_bias(bias)).square().sum().backward()
     for p, gradient in zip(adapter.parameters(), found, strict=True):
@@ -331,7 +330,9 @@ def test_quantised_layers_are_ranked_by_their_weight_and_refused_where_data_rank
         train(model, adapter, batch, 1)
         adapter.check_alive()
         adapter.detach()
-    with pytest.raises(TargetError, match="score fisher needs a gradient of the weight, and this"):
+    with pytest.raises(
+        TargetError, match=r"sparse\.score: fisher needs a gradient of the weight, and blocks"
+    ):
         peftcore.plan(model, "sparse", score="fisher")
 
 
@@ -365,9 +366,12 @@ def test_wrong_settings_are_one_clear_error(config: dict[str, Any], words: str) 
 @pytest.mark.parametrize(
     "config, words",
     [
-        ({"targets": ["norm"]}, "of kind norm; sparse tuning is for linear layers"),
+        ({"targets": ["norm"]}, "of kind norm; sparse acts on linear layers, convolutions and"),
         ({"targets": ["mlp.dwon"]}, "Did you mean mlp.down"),
-        ({"pattern": "2:4", "targets": ["path:odd"]}, "needs inputs in fours, its weight has 6"),
+        (
+            {"pattern": "2:4", "targets": ["path:odd"]},
+            "2:4 needs inputs in fours, and odd .linear. has 6",
+        ),
     ],
     ids=str,
 )
@@ -389,13 +393,41 @@ def test_a_tied_weight_is_refused() -> None:
     peftcore.plan(model, "sparse")
 
 
-def test_a_layer_that_does_more_than_its_class_is_refused() -> None:
-    class Same(nn.Conv2d):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(nn.functional.pad(input, (1, 1, 1, 1)))
+class Padded(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, (1, 1, 1, 1)))
 
-    with pytest.raises(TargetError, match="a Same does more than a plain Conv2d"):
-        peftcore.plan(nn.Sequential(Same(4, 4, 3)), "sparse", targets=["conv"])
+
+class Scaled(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input) + 1
+
+
+class Doubled(nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    "layer", [Padded(4, 4, 3), Scaled(4, 4), Doubled(4, 4)], ids=lambda layer: type(layer).__name__
+)
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_a_layer_that_does_more_than_its_class_is_refused(layer: nn.Module, pattern: str) -> None:
+    model = nn.Sequential(layer)
+    for make in (peftcore.plan, peftcore.attach):
+        with pytest.raises(AttachError, match=f"a {type(layer).__name__} computes more than"):
+            make(model, "sparse", targets=["path:0"], pattern=pattern)
+    assert type(model[0]) is type(layer)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "rows"])
+def test_a_layer_that_is_taken_whole_is_not_ranked_again_in_slices(pattern: str) -> None:
+    model = GPT2Model(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    settings: Any = {"p": 0.5, "pattern": pattern, "targets": ["attention.*"]}
+    planned = peftcore.plan(model, "sparse", **settings).trainable
+    adapter = peftcore.attach(model, "sparse", **settings)
+    assert adapter.plan.trainable == planned == (8 * 24 + 8 * 8) // 2
+    assert {item.site.role for item in adapter.placed} <= {"attention.qkv", "attention.output"}
 
 
 @pytest.mark.parametrize(
