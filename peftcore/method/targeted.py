@@ -94,7 +94,9 @@ class Targeted(Method):
         if whole not in self.plain:
             return
         plain, cls = _PLAIN[kind], bare_class(site.module)
-        if getattr(cls, "forward", None) is not plain.forward:
+        # of other classes than torch's own, linear ones have a handler that knows them
+        foreign = whole == "linear" and not issubclass(cls, plain)
+        if not foreign and getattr(cls, "forward", None) is not plain.forward:
             raise TargetError(
                 f"{self.label}.targets: {site.here} is a {cls.__name__}, which does more than a"
                 f" plain {plain.__name__}; {self.name} cannot act beside what else it does. Leave"

@@ -95,15 +95,20 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 def attached(model: nn.Module, method: str, config: Mapping[str, Any]) -> peftcore.Adapter:
-    """Attach a method; where the roles of its defaults are not there, at all linear layers."""
+    """Attach a method; where its targets' roles are not there, at all linears or by its defaults.
+
+    Neither plugin need know the other: a backbone may lack the roles that a test of a method names.
+    """
     fields = resolve(installed().methods[method].config).model_fields
-    try:
-        return peftcore.attach(model, [{"method": method, **config}])
-    except TargetError as error:
-        # neither plugin need know the other: a backbone may lack the roles of the defaults
-        if "targets" not in fields or "targets" in config or "matches nothing" not in str(error):
-            raise
-        return peftcore.attach(model, [{"method": method, **config, "targets": ["all-linear"]}])
+    plain = {name: value for name, value in config.items() if name != "targets"}
+    tries = [config, {**plain, "targets": ["all-linear"]}, plain] if "targets" in fields else []
+    for choice in tries[:-1]:
+        try:
+            return peftcore.attach(model, [{"method": method, **choice}])
+        except TargetError as error:
+            if "matches nothing" not in str(error):
+                raise
+    return peftcore.attach(model, [{"method": method, **(tries[-1] if tries else config)}])
 
 
 def refusal(method: str, backbone: str, config: Mapping[str, Any]) -> str:

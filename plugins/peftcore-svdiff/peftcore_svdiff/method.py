@@ -5,17 +5,17 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import Method, Piece, Site, TargetError, bare_class, hookimpl
-from peftcore_svdiff.config import SvdiffConfig
+from peftcore import Piece, Site, Targeted, bare_class, hookimpl
 from peftcore_svdiff.pieces import ShiftedBias, ShiftedNorm, Spectral, SpectralLinear
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
-class Svdiff(Method):
+class Svdiff(Targeted):
     """Spectral shifts, Han et al. 2023: W' = U diag(ReLU(sigma + s delta)) V^T, delta trained."""
 
-    config: SvdiffConfig
+    kinds = ("linear", "conv")
+    plain = ("linear",)
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Piece | Mapping[str, Piece] | None:
@@ -24,25 +24,20 @@ class Svdiff(Method):
         Raises:
             TargetError: a target is neither a linear layer nor a convolution.
         """
-        config, kind = self.config, site.layer.kind
-        if config.shift_1d and _shiftable(site):
+        if self.config.shift_1d and _shiftable(site):
             return ShiftedNorm(site)
-        if not site.matches(config.targets):
-            return None
+        return super().peftcore_rewrite_module(site)
+
+    def piece(self, site: Site, config: Any) -> Piece | Mapping[str, Piece]:
+        """Return the shifts of a layer, and those of its bias where they are asked for."""
         shift = config.shift_1d and site.layer.bias
-        if kind == "linear":
+        if site.kind == "linear":
             return SpectralLinear(site, config.scale, shift=shift)
-        if kind.startswith("conv"):
-            spectral = Spectral(site, config.scale)
-            return {"spectral": spectral, "bias": ShiftedBias(site)} if shift else spectral
-        raise TargetError(
-            f"{self.label}.targets: {site.here} is of kind {kind};"
-            " SVDiff shifts the singular values of linear layers and convolutions. Name those"
-            " inside it, or leave it out with exclude."
-        )
+        spectral = Spectral(site, config.scale)
+        return {"spectral": spectral, "bias": ShiftedBias(site)} if shift else spectral
 
     @hookimpl
-    def peftcore_learning_rates(self, site: Site, piece: Piece) -> Mapping[str, float]:
+    def peftcore_learning_rates(self, piece: Piece) -> Mapping[str, float]:
         """Return the factor of the learning rate of what shifts 1-D tensors."""
         factor = self.config.learning_rate_1d
         return {name: factor for name, _ in piece.named_parameters() if name != "delta"}

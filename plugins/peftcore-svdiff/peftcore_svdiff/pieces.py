@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Reparam, Site, trainable_dtype
+from peftcore import Delta, Reparam, Site
 
 
 class Spectral(Reparam):
     """W' = U diag(ReLU(sigma + s delta)) V^T, the kernel of W flattened (Han et al. 2023).
 
     It is computed as W plus the change of the singular values, so that it starts exactly as W. The
-    decomposition is that of the base's weight, made once; only delta is stored.
+    decomposition is made once, of the base's weight as bf16 has it (in double precision, as it is):
+    only delta is stored, and must mean the same on a base that is loaded in another dtype.
     """
 
     U: Tensor
@@ -23,22 +24,11 @@ class Spectral(Reparam):
 
     def __init__(self, site: Site, scale: float):
         super().__init__()
-        layer = site.layer
         self.scale = scale
-        rows, columns = layer.out_features, math.prod(layer.weight_shape[1:])
-        rank = min(rows, columns)
-        if layer.device.type == "meta":
-            U, sigma, Vh = (
-                _zeros(layer, rows, rank),
-                _zeros(layer, rank),
-                _zeros(layer, rank, columns),
-            )
-        else:
-            weight = site.weight().to(trainable_dtype(layer.dtype)).flatten(1)
-            U, sigma, Vh = torch.linalg.svd(weight, full_matrices=False)
+        U, sigma, Vh = _decomposed(site)
         for name, tensor in (("U", U), ("sigma", sigma), ("Vh", Vh)):
             self.register_buffer(name, tensor, persistent=False)
-        self.delta = nn.Parameter(_zeros(layer, rank))
+        self.delta = nn.Parameter(torch.zeros(len(sigma)))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the new weight, [out, in, ...]."""
@@ -54,7 +44,7 @@ class SpectralLinear(Spectral):
 
     def __init__(self, site: Site, scale: float, *, shift: bool):
         super().__init__(site, scale)
-        self.shift = nn.Parameter(_zeros(site.layer, site.layer.out_features)) if shift else None
+        self.shift = nn.Parameter(torch.zeros(site.layer.out_features)) if shift else None
 
     def new_bias(self, bias: Tensor) -> Tensor:
         """Return the shifted bias, [out]."""
@@ -88,7 +78,7 @@ class ShiftedBias(Delta):
     def __init__(self, site: Site):
         super().__init__()
         self.dims = len(site.layer.weight_shape) - 2
-        self.shift = nn.Parameter(_zeros(site.layer, site.layer.out_features))
+        self.shift = nn.Parameter(torch.zeros(site.layer.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the shift, to be broadcast over the output."""
@@ -108,8 +98,8 @@ class ShiftedNorm(Delta):
         assert isinstance(norm, nn.LayerNorm | nn.GroupNorm)
         self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0
         self.eps = norm.eps
-        self.weight = nn.Parameter(_zeros(site.layer, width))
-        self.bias = nn.Parameter(_zeros(site.layer, width))
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the shifts add to the norm's output, shaped as x."""
@@ -126,5 +116,13 @@ class ShiftedNorm(Delta):
         return self.bias
 
 
-def _zeros(layer: LayerInfo, *shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=trainable_dtype(layer.dtype), device=layer.device)
+def _decomposed(site: Site) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [out, rank], sigma [rank] and V^T [rank, in ...] of the weight of a site."""
+    rows, columns = site.layer.out_features, math.prod(site.layer.weight_shape[1:])
+    rank = min(rows, columns)
+    if site.layer.device.type == "meta":
+        return torch.empty(rows, rank), torch.empty(rank), torch.empty(rank, columns)
+    weight = site.weight().flatten(1)
+    if weight.dtype != torch.double:
+        weight = weight.to(torch.bfloat16).to(torch.float32)
+    return torch.linalg.svd(weight, full_matrices=False)
