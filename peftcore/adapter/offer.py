@@ -16,7 +16,7 @@ from peftcore.method.examples import Examples
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform, trainable_dtype
 from peftcore.method.placed import Placed
-from peftcore.model.layers import has_forward_of_its_own, layer_of
+from peftcore.model.layers import InProjection, has_forward_of_its_own, layer_of
 from peftcore.model.sites import Site
 from peftcore.model.survey import Survey, check_shared
 from peftcore.registry.installed import installed
@@ -118,8 +118,10 @@ def _on_devices(
 
 
 def _width(site: Site) -> int:
-    layer = layer_of(site.module)
-    return layer.info(site.module).out_features if layer else site.layer.out_features
+    fused = site.weight_name == InProjection.weight_name
+    layer = InProjection() if fused else layer_of(site.module)
+    assert layer is not None
+    return layer.info(site.module).out_features
 
 
 def _content(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:

@@ -1,8 +1,10 @@
 """What a recipe can say about FacT."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, NeedsCall, Targets
 
 
 class FactConfig(MethodConfig):
@@ -14,7 +16,7 @@ class FactConfig(MethodConfig):
     scale: float = Field(
         1.0, gt=0, description="Factor s of the update; the authors search 0.01 to 100 for a task."
     )
-    dropout: float = Field(
+    dropout: Annotated[float, NeedsCall()] = Field(
         0.0,
         ge=0,
         lt=1,

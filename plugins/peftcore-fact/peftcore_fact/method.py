@@ -2,35 +2,29 @@
 
 from collections.abc import Sequence
 from math import gcd
+from typing import Any
 
-from peftcore import Method, MethodConfig, Site, TargetError, hookimpl
-from peftcore_fact.config import FactConfig
+from peftcore import Site, Targeted, TargetError, hookimpl
 from peftcore_fact.pieces import Factored, Factors, TensorTrain, Tucker
 
 
-class FactTT(Method):
+class FactTT(Targeted):
     """Factor-tuning in tensor-train form, Jie & Deng 2023: s V Sigma_m U for each matrix m."""
 
-    config: FactConfig
     tucker = False
-
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        self._width = 0
-        self._matrices = 0
-        self._factors: Factors | None = None
+    _width = 0
+    _matrices = 0
 
     @hookimpl
     def peftcore_prepare(self, sites: Sequence[Site]) -> None:
         """Find the width d that all targeted layers share, and how many d by d matrices they are.
 
         Raises:
-            TargetError: one is no linear layer, the layers share no width of at least the rank,
-                or dropout is asked for where the layer is never called.
+            TargetError: the layers share no width of at least the rank.
         """
         chosen = [site for site in sites if site.matches(self.config.targets)]
         for site in chosen:
-            self._check(site)
+            self.settled(site)
         sizes = {n for s in chosen for n in (s.layer.in_features, s.layer.out_features)}
         self._width = gcd(*sizes)
         if self.config.rank > self._width:
@@ -42,28 +36,14 @@ class FactTT(Method):
         areas = (s.layer.in_features * s.layer.out_features for s in chosen)
         self._matrices = sum(area // self._width**2 for area in areas)
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Factored | None:
-        """Return the update of a targeted linear layer."""
-        if not site.matches(self.config.targets):
-            return None
-        config, layer = self.config, site.layer
-        owns = self._factors is None
-        if self._factors is None:
-            self._factors = Factors(layer, self._width, config.rank, tucker=self.tucker)
-        options = {"owns": owns, "scale": config.scale, "dropout": config.dropout}
+    def piece(self, site: Site, config: Any) -> Factored:
+        """Return the update of a linear layer."""
+        factors = self.shared(
+            "factors", lambda: Factors(self._width, config.rank, tucker=self.tucker)
+        )
         if self.tucker:
-            return Tucker(layer, self._factors, matrices=self._matrices, **options)
-        return TensorTrain(layer, self._factors, **options)
-
-    def _check(self, site: Site) -> None:
-        where = site.here
-        self.check_linear(site, "FacT updates linear layers")
-        if site.direct and self.config.dropout:
-            raise TargetError(
-                f"{self.label}.dropout: dropout {self.config.dropout} cannot act at {where}: the"
-                " model reads the weight there and never calls the layer. Write dropout: 0."
-            )
+            return Tucker(site.layer, factors, config.scale, config.dropout, self._matrices)
+        return TensorTrain(site.layer, factors, config.scale, config.dropout)
 
 
 class FactTK(FactTT):

@@ -1,40 +1,34 @@
 """Factored updates. Symbols are the paper's; U reads the input and V writes the output.
 
 With d the width that all layers share, a layer from a d to b d features is a b matrices of d by d.
-What the layers share is a submodule at the first of them only, so that it is counted, stored and
-moved once; the others refer to it.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, trainable_dtype
+from peftcore import Delta, LayerInfo
 
 
 class Factors(nn.Module):
     """U [r, d], V [d, r] and, for Tucker, the core C [r, r, r]; V starts at zero."""
 
-    def __init__(self, layer: LayerInfo, width: int, rank: int, *, tucker: bool):
+    def __init__(self, width: int, rank: int, *, tucker: bool):
         super().__init__()
-        self.U = _uniform(layer, 1 / math.sqrt(width), rank, width)
-        self.V = _uniform(layer, 0, width, rank)
-        self.C = _uniform(layer, math.sqrt(3) / rank, rank, rank, rank) if tucker else None
+        self.U = _uniform(1 / math.sqrt(width), rank, width)
+        self.V = nn.Parameter(torch.zeros(width, rank))
+        self.C = _uniform(math.sqrt(3) / rank, rank, rank, rank) if tucker else None
 
 
 class Factored(Delta):
     """s V (Sigma (U x)), where U and V are applied to each part of d features."""
 
-    def __init__(
-        self, layer: LayerInfo, factors: Factors, *, owns: bool, scale: float, dropout: float
-    ):
+    def __init__(self, layer: LayerInfo, factors: Factors, scale: float, dropout: float):
         super().__init__()
-        self.referred = (factors,)
-        if owns:
-            self.factors = factors
+        self.factors = factors
         self.scale = scale
         self.dropout = dropout
         self.rank, width = factors.U.shape
@@ -61,20 +55,24 @@ class Factored(Delta):
         return (rows @ U).flatten(2).flatten(0, 1)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        shared: Any = self.referred[0]
-        own = next(iter(self._parameters.values()))
-        assert own is not None
-        core = None if shared.C is None else shared.C.to(own.device)
-        return shared.U.to(own.device), shared.V.to(own.device), self.sigma(core)
+        shared = self.factors
+        device = next(iter(self._parameters.values())).device  # type: ignore[union-attr]
+        core = None if shared.C is None else shared.C.to(device)
+        return shared.U.to(device), shared.V.to(device), self.sigma(core)
 
 
 class TensorTrain(Factored):
     """Sigma is trained whole, r by r for each part (Jie & Deng 2023, FacT-TT)."""
 
-    def __init__(self, layer: LayerInfo, factors: Factors, **options: Any):
-        super().__init__(layer, factors, **options)
+    def __init__(self, layer: LayerInfo, factors: Factors, scale: float, dropout: float):
+        super().__init__(layer, factors, scale, dropout)
         reads = self.parts_in * self.rank
-        self.S = _uniform(layer, 1 / math.sqrt(reads), self.parts_out * self.rank, reads)
+        self.S = nn.Parameter(torch.zeros(self.parts_out * self.rank, reads))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw Sigma."""
+        limit = 1 / math.sqrt(self.S.shape[1])
+        self.S.uniform_(-limit, limit)
 
     def sigma(self, core: Tensor | None) -> Tensor:
         """Return Sigma, [b r, a r]."""
@@ -84,10 +82,16 @@ class TensorTrain(Factored):
 class Tucker(Factored):
     """Sigma of part m is the shared core times row m of P, [a b, r] (Jie & Deng 2023, FacT-TK)."""
 
-    def __init__(self, layer: LayerInfo, factors: Factors, *, matrices: int, **options: Any):
-        super().__init__(layer, factors, **options)
-        limit = math.sqrt(6 / (self.rank + matrices))  # Glorot's, over the rows of all layers
-        self.P = _uniform(layer, limit, self.parts_out * self.parts_in, self.rank)
+    def __init__(
+        self, layer: LayerInfo, factors: Factors, scale: float, dropout: float, matrices: int
+    ):
+        super().__init__(layer, factors, scale, dropout)
+        self.limit = math.sqrt(6 / (self.rank + matrices))  # Glorot's, over the rows of all layers
+        self.P = nn.Parameter(torch.zeros(self.parts_out * self.parts_in, self.rank))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw P."""
+        self.P.uniform_(-self.limit, self.limit)
 
     def sigma(self, core: Tensor | None) -> Tensor:
         """Return Sigma, [b r, a r]."""
@@ -95,6 +99,5 @@ class Tucker(Factored):
         return torch.einsum("srk,bak->bras", core, P).flatten(2).flatten(0, 1)
 
 
-def _uniform(layer: LayerInfo, limit: float, *shape: int) -> nn.Parameter:
-    made = torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device)
-    return nn.Parameter(made.uniform_(-limit, limit) if limit else made.zero_())
+def _uniform(limit: float, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape).uniform_(-limit, limit))
