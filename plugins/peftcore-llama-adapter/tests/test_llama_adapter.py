@@ -347,7 +347,7 @@ def headless() -> nn.Module:
     "model, config, error, words",
     [
         (Toy, {}, TargetError, "does not say how many heads"),
-        (nn.Sequential, {}, AttachError, "it needs attention, which structural does not have"),
+        (nn.Sequential, {}, PeftcoreError, "'attention' matches nothing"),
         (lambda: nn.TransformerEncoderLayer(8, 2), {}, TargetError, "does not call one projection"),
         (decoder, {"adapter_layers": 4}, TargetError, "4 layers are more than the 3 whose"),
         (decoder, {"adapter_layers": 0}, ConfigError, "adapter_layers"),
