@@ -12,5 +12,5 @@ def peftcore_register_methods() -> MethodSpec:
         config="peftcore_ia3.config:Ia3Config",
         method="peftcore_ia3.method:Ia3",
         paper="Liu et al. 2022, (IA)³, https://arxiv.org/abs/2205.05638",
-        needs=("linear", "attention"),
+        needs=("linear",),
     )

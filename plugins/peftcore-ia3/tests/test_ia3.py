@@ -104,6 +104,62 @@ def test_the_bias_is_scaled_where_the_model_reads_it_directly() -> None:
         torch.testing.assert_close(model(x, x, x)[0] * scale, tuned)
 
 
+class Counting(nn.Linear):
+    """A linear layer that knows how often it ran."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run, and count it."""
+        self.runs += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("feedforward", [None, ["linear"]])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 6), (8, 3, 6)], ids=str)
+def test_a_routed_batch_runs_the_layer_once_and_equals_the_separate_runs(
+    feedforward: list[str] | None, shape: tuple[int, ...]
+) -> None:
+    model, x = nn.Sequential(Counting(6, 5)), torch.randn(shape)
+    layer: Any = model[0]
+    names = ["a", None, "b", "a"]
+    scales = {}
+    for name in ("a", "b"):
+        adapter = peftcore.attach(
+            model, "ia3", targets=["linear"], feedforward=feedforward, name=name
+        )
+        scales[name] = nn.init.normal_(adapter.parameters()[0])
+    times = len(x) // len(names)
+    expected = []
+    for part, name in zip(x.split(times), names, strict=True):
+        with peftcore.route(model, [name]):
+            expected.append(model(part))
+    wanted = torch.cat(expected)
+    grads = torch.autograd.grad(wanted.square().sum(), list(scales.values()))
+    layer.runs = 0
+    with peftcore.route(model, names):
+        mixed = model(x)
+    assert layer.runs == 1
+    torch.testing.assert_close(mixed, wanted)
+    with peftcore.disabled(model):
+        assert torch.equal(mixed.split(times)[1], model(x).split(times)[1])
+    found = torch.autograd.grad(mixed.square().sum(), list(scales.values()))
+    torch.testing.assert_close(found, grads)
+
+
+def test_adapters_that_scale_different_sides_share_a_batch_too() -> None:
+    model, x = nn.Sequential(Counting(6, 5)), torch.randn(2, 3, 6)
+    outs = []
+    for row, (name, feedforward) in enumerate((("a", None), ("b", ["linear"]))):
+        adapter = peftcore.attach(
+            model, "ia3", targets=["linear"], feedforward=feedforward, name=name
+        )
+        nn.init.normal_(adapter.parameters()[0])
+        outs.append(model(x)[row])
+    with peftcore.route(model, ["a", "b"]):
+        torch.testing.assert_close(model(x), torch.stack(outs))
+
+
 def test_llama_7b_has_two_widths_and_the_inner_one_a_block() -> None:
     known = {c for spec in installed().backbones.values() for c in spec.configs}
     if "llama-7b" not in known:
@@ -116,7 +172,7 @@ def test_llama_7b_has_two_widths_and_the_inner_one_a_block() -> None:
 @pytest.mark.parametrize(
     "config, words",
     [
-        ({"targets": ["norm"]}, "is of kind norm; IA3 scales the outputs and inputs of linear"),
+        ({"targets": ["norm"]}, "is of kind norm; ia3 acts on linear layers"),
         ({"feedforward": ["mlp.dwon"]}, "Did you mean mlp.down"),
     ],
     ids=str,
