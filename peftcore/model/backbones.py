@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from peftcore.errors import ConfigError, PluginError
+from peftcore.errors import ConfigError, PluginError, nearest
 from peftcore.model.context import Context
 from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.roles import check_role
@@ -108,9 +108,40 @@ class Backbone:
         """
         raise NotImplementedError
 
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return what :meth:`load` would, on the meta device: no weights are read.
+
+        ``fresh`` must be what :meth:`load` says. The default builds the model and takes every
+        parameter to be in the checkpoint; a family whose heads start anew says which are not.
+
+        Args:
+            source: as in :meth:`load`, or a named size, which has no tokenizer.
+            head: as in :meth:`load`.
+            options: as in :meth:`load`.
+
+        Raises:
+            ConfigError: as in :meth:`load`.
+        """
+        with torch.device("meta"):
+            model = self.build(source, head=head, **options)
+        return Loaded(model, source=source)
+
     def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
-        """Build a named size with random weights (under the current default device)."""
+        """Build a model with random weights (under the current default device).
+
+        Args:
+            config: a named size, or a source as in :meth:`load`, whose weights are not read.
+            head: as in :meth:`load`.
+            options: as in :meth:`load`.
+
+        Raises:
+            ConfigError: the family has no such size.
+        """
         raise NotImplementedError
+
+    def is_size(self, source: str) -> bool:
+        """Tell whether a source is a named size of the family; a folder of that name wins."""
+        return source in self.configs and not Path(source).is_dir()
 
     def tiny(self, *, head: str = "none") -> nn.Module:
         """Return a random small member of the family, under 1 M parameters, for tests."""
@@ -209,15 +240,34 @@ def backbone_for_config(config: str) -> Backbone:
     Raises:
         ConfigError: no installed backbone has it.
     """
-    known = {name: spec.name for spec in installed().backbones.values() for name in spec.configs}
+    known = _sizes()
     if config not in known:
-        from peftcore.errors import nearest
-
         raise ConfigError(
             f"{config!r} is neither a path nor a named size.{nearest(config, known)}"
             f" Named sizes: {', '.join(sorted(known)) or 'none'}."
         )
     return backbone_named(known[config])
+
+
+def _sizes() -> dict[str, str]:
+    """Return every named size with the backbone that has it."""
+    return {size: spec.name for spec in installed().backbones.values() for size in spec.configs}
+
+
+def backbone_for_plan(source: str, name: str | None = None) -> Backbone:
+    """Return the backbone that can build a source without weights.
+
+    Args:
+        source: a named size, or a source as in :func:`backbone_for_source`.
+        name: the backbone's name, where the user gave one.
+
+    Raises:
+        ConfigError: it is no named size, and no installed backbone knows what it holds.
+        UnknownName: no installed plugin provides the named backbone or source.
+    """
+    if name is None and source in _sizes() and not Path(source).is_dir():
+        return backbone_for_config(source)
+    return backbone_for_source(source, name)
 
 
 def backbone_for_source(source: str, name: str | None = None) -> Backbone:
@@ -244,9 +294,12 @@ def backbone_for_source(source: str, name: str | None = None) -> Backbone:
     known = ", ".join(sorted(installed().backbones)) or "none"
     if not Path(place).exists() and place.startswith((".", "/", "~")):
         raise ConfigError(f"{source} does not exist.")
+    sizes = _sizes()
+    hint = " It is a named size, which can only be planned." if source in sizes else ""
     raise ConfigError(
-        f"no installed backbone knows what {source} holds (installed: {known}). Check the path,"
-        " name the backbone, or install the plugin of its family."
+        f"no installed backbone knows what {source} holds (installed: {known})."
+        f"{hint or nearest(source, sizes)} Check the path, name the backbone, or install the plugin"
+        " of its family."
     )
 
 

@@ -22,10 +22,12 @@ from peftcore import (
     resolve_source,
 )
 from peftcore_transformers.pretrained import (
+    class_of,
     give_pad_token,
     is_local,
     model_type,
     read_model,
+    read_model_on_meta,
     read_tokenizer,
     remedy,
     unreadable,
@@ -146,14 +148,28 @@ class TransformersBackbone(Backbone):
         Raises:
             ConfigError: the source does not exist, is damaged, or is not of this family.
         """
+        return self._load(source, head, options, on_meta=False)
+
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return what :meth:`load` would, on the meta device; a named size is taken to be whole."""
+        if self.is_size(source):
+            return super().load_on_meta(source, head=head, **options)
+        return self._load(source, head, options, on_meta=True)
+
+    def _load(self, named: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         self._check(head, options)
-        named, source = source, str(resolve_source(source, "model") or source)
+        source = str(resolve_source(named, "model") or named)
         place: dict[str, Any] = {"local_files_only": is_local(source), "trust_remote_code": False}
         config = self._read_config(source, place)
         labels = options.pop("num_labels", None)
         if labels is not None:
             config.num_labels = labels
-        model, info = read_model(source, _AUTO[head], config, {**place, **_parsed(options)})
+        given = {**place, **_parsed(options)}
+        if on_meta:
+            kind = class_of(_AUTO[head], config)
+            model, info = read_model_on_meta(source, kind, config, given)
+        else:
+            model, info = read_model(source, _AUTO[head], config, given)
         fresh = self._fresh(source, model, info, new_head=labels is not None)
         tokenizer = read_tokenizer(source, place)
         if tokenizer is not None:
@@ -171,16 +187,16 @@ class TransformersBackbone(Backbone):
         Raises:
             ConfigError: the family has no such size.
         """
-        if config not in self.configs and (Path(config).exists() or "/" in config):
-            source = str(resolve_source(config, "model") or config)
-            found = self._read_config(source, {"local_files_only": is_local(source)})
-            return self._make(found.to_dict(), head, options)
-        if config not in self.configs:
+        if self.is_size(config):
+            return self._make(self.configs[config], head, options)
+        if not (Path(config).exists() or "/" in config):
             raise ConfigError(
                 f"{config!r} is not a size of {self.name or type(self).__name__}."
                 f"{nearest(config, self.configs)} Its sizes: {', '.join(self.configs)}."
             )
-        return self._make(self.configs[config], head, options)
+        source = str(resolve_source(config, "model") or config)
+        found = self._read_config(source, {"local_files_only": is_local(source)})
+        return self._make(found.to_dict(), head, options)
 
     def tiny(self, *, head: str = "none") -> nn.Module:
         """Return a random small member of the family."""

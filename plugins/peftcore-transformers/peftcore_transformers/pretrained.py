@@ -7,7 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from peftcore import ConfigError
+from peftcore_transformers.tensors import held_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -17,6 +20,9 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spm.model", "spiece.model",
     "sentencepiece.bpe.model",
 )  # fmt: skip
+
+#: Options of reading that say where from.
+_PLACE = ("local_files_only", "trust_remote_code")
 
 
 def model_type(source: str) -> str | None:
@@ -76,6 +82,48 @@ def read_model(
     except Exception as error:
         raise ConfigError(unreadable(source, "weights", error, options)) from error
     return model, info
+
+
+def read_model_on_meta(
+    source: str, kind: type[PreTrainedModel], config: PreTrainedConfig, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return what :func:`read_model` would, on the meta device; no weights are read.
+
+    transformers itself finds what is missing, from the names and shapes of the checkpoint's
+    tensors, so that it says the same as when it loads them.
+
+    Args:
+        source: folder or name.
+        kind: class of the model.
+        config: its configuration.
+        options: as for ``from_pretrained``.
+
+    Raises:
+        ConfigError: the weights are not there, or damaged.
+    """
+    arguments = {name: value for name, value in options.items() if name not in _PLACE}
+    try:
+        model, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=held_tensors(source, getattr(config, "transformers_weights", None)),
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **arguments,
+        )
+    except Exception as error:
+        raise ConfigError(unreadable(source, "weights", error, options)) from error
+    # some families make a parameter on the CPU whatever they are told
+    return model.to("meta"), info
+
+
+def class_of(auto: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the class that one of transformers' auto classes makes of a configuration."""
+    import transformers
+
+    with torch.device("meta"):
+        return type(getattr(transformers, auto).from_config(config))
 
 
 def read_tokenizer(source: str, place: Mapping[str, Any]) -> Any:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from peftcore import ConfigError, Context, Loaded, base_modules, resolve_source
 from peftcore_transformers.backbone import TransformersBackbone
+from peftcore_transformers.pretrained import read_model_on_meta
 from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig
 
 _OPTIONS = ("dtype", "attn_implementation")
 _BLOCK = "encoder.layers.*"
@@ -114,23 +118,33 @@ class ClipVision(TransformersBackbone):
         Raises:
             ConfigError: the source does not exist, is damaged, or is not CLIP.
         """
-        from transformers import CLIPVisionModelWithProjection
+        return self._load(source, head, options, on_meta=False)
+
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return what :meth:`load` would, on the meta device; a named size is taken to be whole."""
+        if self.is_size(source):
+            return super().load_on_meta(source, head=head, **options)
+        return self._load(source, head, options, on_meta=True)
+
+    def _load(self, source: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
+        from transformers import CLIPVisionModelWithProjection as Tower
 
         check_options(self._label, head, self.heads, options, _OPTIONS)
         place = self._place(source)
         chosen = {key: value for key, value in options.items() if value is not None}
         if "dtype" in chosen:
             chosen["dtype"] = dtype_of(chosen["dtype"])
-        read: Any = CLIPVisionModelWithProjection.from_pretrained
-        try:
-            model, info = read(
-                place, local_files_only=Path(place).expanduser().is_dir(),
-                output_loading_info=True, **chosen,
-            )  # fmt: skip
-        except Exception as error:
-            raise ConfigError(
-                f"{source}: the image tower cannot be read: {_first(error)}"
-            ) from error
+        local = {"local_files_only": Path(place).expanduser().is_dir()}
+        if on_meta:
+            model, info = read_model_on_meta(place, Tower, _config(place), {**local, **chosen})
+        else:
+            read: Any = Tower.from_pretrained
+            try:
+                model, info = read(place, output_loading_info=True, **local, **chosen)
+            except Exception as error:
+                raise ConfigError(
+                    f"{source}: the image tower cannot be read: {_first(error)}"
+                ) from error
         # a tower that was saved without its projection gets a random one
         missing = sorted(k for k in info["missing_keys"] if not k.startswith("visual_projection"))
         if missing:
@@ -153,15 +167,10 @@ class ClipVision(TransformersBackbone):
             ConfigError: the family has no such size.
         """
         check_options(self._label, head, self.heads, options, _OPTIONS)
-        if config in self.configs:
+        if self.is_size(config):
             made = self._tower(self.configs[config])
-        elif "/" in config:
-            from transformers import CLIPVisionConfig
-
-            place = self._place(config)
-            local = Path(place).expanduser().is_dir()
-            found = CLIPVisionConfig.from_pretrained(place, local_files_only=local)
-            made = self._tower(found.to_dict())
+        elif Path(config).is_dir() or "/" in config:
+            made = self._tower(_config(self._place(config)).to_dict())
         else:
             raise unknown_size(config, self._label, self.configs)
         return made.to(dtype=dtype_of(options.get("dtype")))
@@ -206,6 +215,16 @@ class ClipVision(TransformersBackbone):
 
 def _listed(globs: str | Sequence[str]) -> Sequence[str]:
     return (globs,) if isinstance(globs, str) else globs
+
+
+def _config(place: str) -> CLIPVisionConfig:
+    from transformers import CLIPVisionConfig
+
+    local = Path(place).expanduser().is_dir()
+    try:
+        return CLIPVisionConfig.from_pretrained(place, local_files_only=local)
+    except Exception as error:
+        raise ConfigError(f"{place}: config.json cannot be read: {_first(error)}") from error
 
 
 def _processor(place: str) -> Any:

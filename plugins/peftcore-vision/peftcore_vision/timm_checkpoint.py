@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftcore import ConfigError, path_matches
+from peftcore_transformers.tensors import tensors_of
 
 _ANEW = "config.json and weights do not belong together: fetch or save the checkpoint anew."
 
@@ -50,8 +51,8 @@ class Checkpoint:
     arguments: Mapping[str, Any]
     settings: Mapping[str, Any]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Read the weights.
+    def tensors(self, *, on_meta: bool = False) -> dict[str, Tensor]:
+        """Read the weights; on the meta device their names, shapes and dtypes.
 
         Raises:
             ConfigError: they are missing or damaged.
@@ -60,7 +61,7 @@ class Checkpoint:
 
         path = _file(self.source, "model.safetensors")
         try:
-            return load_file(path)
+            return tensors_of(path) if on_meta else load_file(path)
         except Exception as error:
             raise ConfigError(
                 f"{self.source}: the weights cannot be read: {_reason(error)}. Fetch or save the"
@@ -107,20 +108,26 @@ def architecture_of(source: str) -> str:
 
 
 def fill(
-    model: nn.Module, checkpoint: Checkpoint, classifiers: tuple[str, ...], *, new_head: bool
+    model: nn.Module,
+    held: dict[str, Tensor],
+    source: str,
+    classifiers: tuple[str, ...],
+    *,
+    new_head: bool,
 ) -> tuple[str, ...]:
     """Put the weights of a checkpoint into a model and return the parameters that stay random.
 
     Args:
         model: built from the checkpoint's configuration, perhaps with another classifier.
-        checkpoint: where the weights are.
+        held: the weights, which are emptied of those that do not fit.
+        source: where they come from, for messages.
         classifiers: globs of the modules of classifiers.
         new_head: a classifier that does not fit starts anew.
 
     Raises:
         ConfigError: a tensor is missing, misshapen or one too many, classifiers aside.
     """
-    source, held, wanted = checkpoint.source, checkpoint.tensors(), model.state_dict()
+    wanted = model.state_dict()
 
     def classifier(name: str) -> bool:
         return path_matches(name.rpartition(".")[0], classifiers)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from peftcore import (
@@ -95,6 +97,16 @@ class TimmBackbone(Backbone):
         Raises:
             ConfigError: the source does not exist, is damaged, or is not of this family.
         """
+        return self._load(source, head, options, on_meta=False)
+
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return what :meth:`load` would, on the meta device; a named size is taken to be whole."""
+        if self.is_size(source):
+            return super().load_on_meta(source, head=head, **options)
+        with torch.device("meta"):
+            return self._load(source, head, options, on_meta=True)
+
+    def _load(self, source: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         check_options(self._label, head, self.heads, options, _OPTIONS)
         dtype = dtype_of(options.get("dtype"))
         place = str(resolve_source(source, "model") or source)
@@ -102,7 +114,8 @@ class TimmBackbone(Backbone):
         classes = self._classes(checkpoint, head, options)
         model = self._make(checkpoint.architecture, classes, **self._arguments(checkpoint))
         new_head = head != "none" and (classes != checkpoint.classes)
-        fresh = fill(model, checkpoint, self.classifiers, new_head=new_head)
+        held = checkpoint.tensors(on_meta=on_meta)
+        fresh = fill(model, held, checkpoint.source, self.classifiers, new_head=new_head)
         size = options.get("img_size")
         if size is not None:
             self._resize(model, size)
@@ -121,10 +134,10 @@ class TimmBackbone(Backbone):
         """
         check_options(self._label, head, self.heads, options, _OPTIONS)
         dtype = dtype_of(options.get("dtype"))
-        if config in self.configs:
+        if self.is_size(config):
             classes = 0 if head == "none" else options.get("num_labels", _CLASSES)
             model = self._make(classes=classes, **self.configs[config])
-        elif "/" in config:
+        elif Path(config).is_dir() or "/" in config:
             checkpoint = self._read(str(resolve_source(config, "model") or config))
             classes = self._classes(checkpoint, head, options)
             model = self._make(checkpoint.architecture, classes, **self._arguments(checkpoint))
