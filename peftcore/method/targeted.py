@@ -45,6 +45,8 @@ class Targeted(Method):
     #: Of these, those at which the piece repeats the layer's own call, so that a subclass of
     #: torch's layer that computes more is refused.
     plain: ClassVar[tuple[str, ...]] = ()
+    #: The width of what a layer returns must be known; that of some norms and modules is not.
+    needs_width: ClassVar[bool] = False
 
     def piece(self, site: Site, config: Any) -> Piece | Mapping[str, Piece] | None:
         """Return the piece of a targeted layer, several by name, or None to leave it alone.
@@ -90,6 +92,11 @@ class Targeted(Method):
             raise TargetError(
                 f"{self.label}.targets: {site.here} is of kind {kind}; {self.name} acts on"
                 f" {listed}. Name the layers inside it, or leave it out with exclude."
+            )
+        if self.needs_width and not site.layer.out_features:
+            raise TargetError(
+                f"{self.label}.targets: {site.here} returns features of a number that is not known,"
+                f" and {self.name} needs their number. Leave it out with exclude."
             )
         if whole not in self.plain:
             return

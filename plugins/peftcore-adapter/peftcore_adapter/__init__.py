@@ -34,5 +34,4 @@ def _spec(name: str, summary: str, paper: str) -> MethodSpec:
         needs=("linear", "tokens"),
         # an up-projection of zero; the others start at small random values
         identity_at_start=whole,
-        # WavLM reads the weight of attention's output and never calls that layer
     )

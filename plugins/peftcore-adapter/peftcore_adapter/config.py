@@ -4,7 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore import MethodConfig, PerRole, Targets
+from peftcore import Mark, MethodConfig, PerRole, Site, Targets
+
+
+class ReadsFeatures(Mark):
+    """A placement other than ``after`` reads what enters the layer, which must be features."""
+
+    def refusal(self, field: str, value: str, site: Site) -> str:
+        """Refuse to read token numbers."""
+        if value == "after" or site.kind != "embedding":
+            return ""
+        return (
+            f"{site.here} takes token numbers, so an adapter cannot read its input."
+            f' Write {field}: {{"{site.role}": "after", "default": "{value}"}}.'
+        )
+
 
 Bottleneck = Annotated[
     PerRole[Annotated[int, Field(ge=1)]],
@@ -28,6 +42,7 @@ Dropout = Annotated[
 ]
 Placement = Annotated[
     PerRole[Literal["before", "after", "parallel"]],
+    ReadsFeatures(),
     Field(
         description="`before`: f(x + A(x)); `after`: z + A(z), z = f(x); `parallel`: f(x) + A(x)."
         " May be given per role."

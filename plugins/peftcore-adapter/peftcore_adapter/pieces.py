@@ -1,15 +1,23 @@
 """The bottleneck and the pieces that put it before, after or beside a module."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Context, Delta, LayerInfo, Transform, trainable_dtype
+from peftcore import Context, Delta, Piece, Transform
 
 _ACT = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
+
+
+class Projection(nn.Linear):
+    """A linear layer whose tensors are set by :meth:`Bottleneck.start`, or loaded."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
 
 
 class Bottleneck(nn.Module):
@@ -19,20 +27,28 @@ class Bottleneck(nn.Module):
     back, as LLM-Adapters does; where autocast is on, that decides.
     """
 
-    def __init__(
-        self, layer: LayerInfo, width_in: int, width_out: int, *, bottleneck: int, act_fn: str,
-        scale: float, learn_scale: bool, bias: bool, init: str, dropout: float,
-    ):  # fmt: skip
+    def __init__(self, width_in: int, width_out: int, config: Any):
         super().__init__()
-        made: dict[str, Any] = {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
-        self.down = nn.Linear(width_in, bottleneck, bias=bias, **made)
-        self.up = nn.Linear(bottleneck, width_out, bias=bias, **made)
-        self.act = _ACT[act_fn]
-        self.scale: float | nn.Parameter = scale
-        if learn_scale:
-            self.scale = nn.Parameter(torch.full((), scale, **made))
-        self.dropout = dropout
-        _start(self.down, self.up, init)
+        self.down = Projection(width_in, config.bottleneck, bias=config.bias)
+        self.up = Projection(config.bottleneck, width_out, bias=config.bias)
+        self.act = _ACT[config.act_fn]
+        self.scale: float | nn.Parameter = config.scale
+        if config.learn_scale:
+            self.scale = nn.Parameter(torch.tensor(config.scale))
+        self.dropout, self.init = config.dropout, config.init
+
+    def start(self) -> None:
+        """Set the weights as ``init`` says, and the biases to zero."""
+        for linear in (self.down, self.up):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+            if self.init == "bert":
+                nn.init.normal_(linear.weight, std=0.02)
+            elif self.init == "houlsby":
+                nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
+        if self.init == "mam":
+            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+            nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is to be added, [..., out], for activations [..., in]."""
@@ -41,28 +57,22 @@ class Bottleneck(nn.Module):
         return added.to(x.dtype)
 
 
-@torch.no_grad()
-def _start(down: nn.Linear, up: nn.Linear, init: str) -> None:
-    for linear in (down, up):
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-        if init == "bert":
-            nn.init.normal_(linear.weight, std=0.02)
-        elif init == "houlsby":
-            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
-    if init == "mam":
-        nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
-        nn.init.zeros_(up.weight)
-
-
-class After(Transform):
-    """Series adapter after a module: z + A(z)."""
+class _Adapting(Piece):
+    """A piece that holds a bottleneck."""
 
     casts_itself = True
 
     def __init__(self, bottleneck: Bottleneck):
         super().__init__()
         self.bottleneck = bottleneck
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Set the bottleneck to its start."""
+        self.bottleneck.start()
+
+
+class After(_Adapting, Transform):
+    """Series adapter after a module: z + A(z)."""
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the hidden states, [..., d], with what the adapter adds."""
@@ -75,14 +85,8 @@ class Before(After):
     where = "input"
 
 
-class Parallel(Delta):
+class Parallel(_Adapting, Delta):
     """Adapter beside a module: f(x) + A(x)."""
-
-    casts_itself = True
-
-    def __init__(self, bottleneck: Bottleneck):
-        super().__init__()
-        self.bottleneck = bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the summand, [..., out], for activations [..., in]."""
@@ -103,15 +107,13 @@ class Handover:
         return {"left": None}
 
 
-class Begin(Transform):
+class Begin(_Adapting, Transform):
     """Reads what enters a feed-forward part and leaves A(x) for the :class:`End` of it."""
 
     where = "input"
-    casts_itself = True
 
     def __init__(self, bottleneck: Bottleneck, handover: Handover):
-        super().__init__()
-        self.bottleneck = bottleneck
+        super().__init__(bottleneck)
         self.handover = handover
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
