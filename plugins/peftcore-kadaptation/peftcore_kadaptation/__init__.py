@@ -13,9 +13,7 @@ def peftcore_register_methods() -> list[MethodSpec]:
             config="peftcore_kadaptation.config:KadaptationConfig",
             method="peftcore_kadaptation.method:Kadaptation",
             paper="He et al. 2023, KAdaptation, https://arxiv.org/abs/2203.16329",
-            # n must divide the widths, and the kit's models are narrow
-            # WavLM reads weights and never calls the layers
-            needs=("linear", "attention"),
+            needs=("linear",),
         ),
         MethodSpec(
             name="compacter",

@@ -1,23 +1,27 @@
 """What a recipe can say about KAdaptation and Compacter."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import Divides, MethodConfig, NeedsCall, Site, Targets, both_sides
+
+
+def _output(site: Site) -> tuple[int]:
+    return (site.layer.out_features,)
 
 
 class KadaptationConfig(MethodConfig):
     """Configuration of KAdaptation."""
 
-    phm_dim: int = Field(
+    phm_dim: Annotated[int, Divides(both_sides)] = Field(
         32,
         ge=1,
         description="n: number of Kronecker products and size of the shared factors; divides the"
         " widths of the targeted layers.",
     )
     scale: float = Field(160.0, gt=0, description="Factor s of the update; the release has 160.")
-    dropout: float = Field(
+    dropout: Annotated[float, NeedsCall()] = Field(
         0.0,
         ge=0,
         lt=1,
@@ -47,7 +51,7 @@ class CompacterConfig(MethodConfig):
     """Configuration of Compacter."""
 
     bottleneck: int = Field(64, ge=1, description="Inner width of the adapter; n divides it.")
-    phm_dim: int = Field(
+    phm_dim: Annotated[int, Divides(_output)] = Field(
         4, ge=1, description="n: number of Kronecker products, and size of the shared factors."
     )
     act_fn: Literal["relu", "gelu", "silu", "tanh"] = Field(

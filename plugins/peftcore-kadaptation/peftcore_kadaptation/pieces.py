@@ -1,16 +1,13 @@
-"""Kronecker-factored pieces. Symbols are the papers'.
+"""Kronecker-factored pieces. Symbols are the papers'."""
 
-What several sites share is a submodule at the first of them only, so that it is counted, stored
-and moved once; the others refer to it.
-"""
-
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Context, Delta, LayerInfo, Transform, trainable_dtype
+from peftcore import Context, Delta, LayerInfo, Transform
 
 _ACT = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 
@@ -18,26 +15,19 @@ _ACT = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 class Slow(nn.Module):
     """The slow weights A_i = a_i a'_i^T, i = 1..n, [n, n] each; shared by all layers of a role."""
 
-    def __init__(self, layer: LayerInfo, n: int):
+    def __init__(self, n: int):
         super().__init__()
-        self.a = nn.Parameter(_empty(layer, n, n).uniform_(-0.01, 0.01))
-        self.a_prime = nn.Parameter(_empty(layer, n, n).uniform_(-0.01, 0.01))
-
-
-class Bias(nn.Module):
-    """The bias beta, [out], shared by the layers of a block."""
-
-    def __init__(self, layer: LayerInfo):
-        super().__init__()
-        self.beta = nn.Parameter(_empty(layer, layer.out_features).zero_())
+        self.a = nn.Parameter(torch.empty(n, n).uniform_(-0.01, 0.01))
+        self.a_prime = nn.Parameter(torch.empty(n, n).uniform_(-0.01, 0.01))
 
 
 class Rule(nn.Module):
     """Compacter's factors A_i, [n, n, n], shared by all adapters."""
 
-    def __init__(self, layer: LayerInfo, n: int, *, train: bool):
+    def __init__(self, config: Any):
         super().__init__()
-        self.A = nn.Parameter(_empty(layer, n, n, n).uniform_(-1, 1), requires_grad=train)
+        A = torch.empty((config.phm_dim,) * 3).uniform_(-1, 1)
+        self.A = nn.Parameter(A, requires_grad=config.train_rule)
 
 
 class Kronecker(Delta):
@@ -47,19 +37,16 @@ class Kronecker(Delta):
     Delta M = sum_i (a_i (x) u_i) (a'_i (x) v_i)^T.
     """
 
-    def __init__(
-        self, layer: LayerInfo, slow: Slow, *, owns: bool, n: int, scale: float, dropout: float,
-        released: bool,
-    ):  # fmt: skip
+    def __init__(self, layer: LayerInfo, slow: Slow, config: Any):
         super().__init__()
-        self.scale = scale
-        self.dropout = dropout
-        self.referred: tuple[nn.Module, ...] = (slow,)
-        if owns:
-            self.slow = slow
-        self.u = nn.Parameter(_empty(layer, n, layer.in_features // n).zero_())
-        self.v = nn.Parameter(_empty(layer, n, layer.out_features // n).zero_())
-        if not released:
+        self.slow = slow
+        self.scale, self.dropout, self.init = config.scale, config.dropout, config.init
+        self.u = nn.Parameter(torch.zeros(config.phm_dim, layer.in_features // config.phm_dim))
+        self.v = nn.Parameter(torch.zeros(config.phm_dim, layer.out_features // config.phm_dim))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Set u to its start, so that v gets a gradient."""
+        if self.init == "paper":
             _glorot(self.u)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,21 +63,19 @@ class Kronecker(Delta):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """Return a_i (x) u_i, [n, in], and s a'_i (x) v_i, [n, out]."""
-        slow: Any = self.referred[0]
-        a, a_prime = slow.a.to(self.u.device), slow.a_prime.to(self.u.device)
+        # of a model on several devices the other layers may be elsewhere
+        a, a_prime = self.slow.a.to(self.u.device), self.slow.a_prime.to(self.u.device)
         down = (a.unsqueeze(2) * self.u.unsqueeze(1)).flatten(1)
         up = (a_prime.unsqueeze(2) * (self.scale * self.v).unsqueeze(1)).flatten(1)
         return down, up
 
 
 class KroneckerWithBias(Kronecker):
-    """The same with the bias of its block: x s Delta M + beta."""
+    """The same with the bias beta, [out], of its block: x s Delta M + beta."""
 
-    def refer_to(self, bias: Bias, *, owns: bool) -> None:
-        """Use a bias, and hold it where it belongs."""
-        self.referred = (*self.referred, bias)
-        if owns:
-            self.bias = bias
+    def __init__(self, layer: LayerInfo, slow: Slow, config: Any, beta: nn.Parameter):
+        super().__init__(layer, slow, config)
+        self.beta = beta
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
@@ -99,20 +84,17 @@ class KroneckerWithBias(Kronecker):
 
     def bias_delta(self) -> Tensor:
         """Return beta, [out]."""
-        bias: Any = self.referred[1]
-        return bias.beta.to(self.u.device)  # type: ignore[no-any-return]
+        return self.beta.to(self.u.device)
 
 
 class Phm(nn.Module):
     """x W + b with W = sum_i A_i (x) u_i v_i^T (Karimi Mahabadi et al. 2021, eq. 6)."""
 
-    def __init__(self, layer: LayerInfo, width_in: int, width_out: int, n: int, *, zero: bool):
+    def __init__(self, width_in: int, width_out: int, n: int):
         super().__init__()
-        self.u = nn.Parameter(_glorot(_empty(layer, n, width_in // n)))
-        self.v = nn.Parameter(_glorot(_empty(layer, n, width_out // n)))
-        self.b = nn.Parameter(_empty(layer, width_out).zero_())
-        if zero:
-            nn.init.zeros_(self.v)
+        self.u = nn.Parameter(torch.empty(n, width_in // n))
+        self.v = nn.Parameter(torch.zeros(n, width_out // n))
+        self.b = nn.Parameter(torch.zeros(width_out))
 
     def forward(self, x: Tensor, A: Tensor) -> Tensor:
         """Return [..., out] for activations [..., in] and factors [n, n, n]."""
@@ -124,34 +106,27 @@ class Phm(nn.Module):
 class CompacterAdapter(Transform):
     """z + up(act(down(norm(z)))), with PHM layers for down and up; up starts at zero."""
 
-    def __init__(
-        self, layer: LayerInfo, rule: Rule, *, owns: bool, bottleneck: int, n: int, act_fn: str,
-        layer_norm: bool,
-    ):  # fmt: skip
+    def __init__(self, width: int, rule: Rule, config: Any):
         super().__init__()
-        width = layer.out_features
-        self.referred = (rule,)
-        if owns:
-            self.rule = rule
-        made: Any = {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
-        self.norm = nn.LayerNorm(width, **made) if layer_norm else nn.Identity()
-        self.down = Phm(layer, width, bottleneck, n, zero=False)
-        self.act = _ACT[act_fn]
-        self.up = Phm(layer, bottleneck, width, n, zero=True)
+        self.rule = rule
+        self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
+        self.down = Phm(width, config.bottleneck, config.phm_dim)
+        self.act = _ACT[config.act_fn]
+        self.up = Phm(config.bottleneck, width, config.phm_dim)
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Set the fast weights to their start."""
+        for fast in (self.down.u, self.down.v, self.up.u):
+            _glorot(fast)
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the hidden states, [..., d], with what the adapter adds."""
-        A = self.referred[0].A.to(hidden.device)
+        A = self.rule.A.to(hidden.device)
         inner = self.act(self.down(self.norm(hidden), A))
         return hidden + self.up(inner, A)  # type: ignore[no-any-return]
 
 
-def _empty(layer: LayerInfo, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device)
-
-
-@torch.no_grad()
-def _glorot(rows: Tensor) -> Tensor:
+def _glorot(rows: Tensor) -> None:
     """Fill n vectors, [n, m], each as a matrix of m by 1."""
     limit = (6 / (rows.shape[1] + 1)) ** 0.5
-    return rows.uniform_(-limit, limit)
+    rows.uniform_(-limit, limit)

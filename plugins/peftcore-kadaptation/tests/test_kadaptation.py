@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore import ConfigError, TargetError, installed
+from peftcore import AttachError, ConfigError, TargetError, installed
 from peftcore.testing import MethodContract, Toy
 
 
@@ -75,7 +75,7 @@ def test_the_update_is_the_sum_of_kronecker_products() -> None:
         A = torch.outer(piece.slow.a[i], piece.slow.a_prime[i])
         B = torch.outer(piece.u[i], piece.v[i])
         delta += torch.kron(A, B)
-    expected = base(x) + 1.7 * x @ delta + piece.bias.beta
+    expected = base(x) + 1.7 * x @ delta + piece.beta
     torch.testing.assert_close(model(x), expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(piece.weight_delta(), 1.7 * delta.T, atol=1e-6, rtol=1e-5)
     adapter.merge()
@@ -126,8 +126,8 @@ def test_the_slow_weights_are_shared_by_role_and_the_bias_within_a_block(tmp_pat
         for role in ("query", "value")
         for leaf in ("a", "a_prime")
     ]
-    assert [name for name in stored if ".bias." in name] == [
-        f"blocks.{i}.attention.query.kadaptation.bias.beta" for i in range(2)
+    assert [name for name in stored if name.endswith(".beta")] == [
+        f"blocks.{i}.attention.query.kadaptation.beta" for i in range(2)
     ]
     assert len(stored) == 4 + 2 + 2 * 2 * 2
     adapter.detach()
@@ -139,11 +139,11 @@ def test_the_slow_weights_are_shared_by_role_and_the_bias_within_a_block(tmp_pat
     assert not any(piece.weight_delta().any() for piece in pieces)
     twin = copy.deepcopy(model)
     with torch.no_grad():
-        again.placed[2].piece.referred[1].beta.add_(1.0)
+        again.placed[2].piece.beta.add_(1.0)
     assert not torch.equal(model(**batch).logits, twin(**batch).logits)
     one, two = (peftcore.adapters(m)["default"].placed[2:] for m in (model, twin))
-    assert one[0].piece.referred[1] is one[1].piece.referred[1]
-    assert two[0].piece.referred[1] is two[1].piece.referred[1] is not one[0].piece.referred[1]
+    assert one[0].piece.beta is one[1].piece.beta
+    assert two[0].piece.beta is two[1].piece.beta is not one[0].piece.beta
 
 
 def test_layers_of_unequal_width_have_biases_of_their_own() -> None:
@@ -202,17 +202,29 @@ def test_a_rule_that_is_not_trained_is_stored_all_the_same(tmp_path) -> None:
     assert torch.equal(model(**batch).logits, tuned)
 
 
-def test_a_weight_that_the_model_reads_itself_can_be_updated_without_a_bias() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    x = torch.randn(2, 3, 8)
-    for config in ({}, {"bias": False, "dropout": 0.1}):
-        with pytest.raises(TargetError, match="Write bias: false and dropout: 0"):
-            peftcore.attach(model, "kadaptation", phm_dim=4, **config)
-    adapter = moved(model.eval(), "kadaptation", phm_dim=4, bias=False, scale=4.0)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_weight_that_the_model_reads_itself_can_be_updated(bias: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, bias=bias)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with pytest.raises(TargetError, match=r"dropout 0.1 cannot act .*reads the weight"):
+        peftcore.attach(model, "kadaptation", phm_dim=4, dropout=0.1)
+    if not bias:
+        with pytest.raises(AttachError, match="has no bias that KroneckerWithBias could change"):
+            peftcore.attach(model, "kadaptation", phm_dim=4)
+    x, plain = torch.randn(2, 3, 8), copy.deepcopy(model)
+    adapter = moved(model, "kadaptation", phm_dim=4, bias=bias, scale=4.0)
+    with torch.no_grad():
+        for item in adapter.placed:
+            attention = plain.get_submodule(item.site.path)
+            rows = slice(*item.site.features)
+            attention.in_proj_weight[rows] += item.piece.weight_delta()
+            if bias:
+                attention.in_proj_bias[rows] += item.piece.beta
     tuned = model(x)
-    adapter.merge()
-    torch.testing.assert_close(model(x), tuned)
+    torch.testing.assert_close(tuned, plain(x))
+    if not bias:
+        adapter.merge()
+        torch.testing.assert_close(model(x), tuned)
 
 
 @pytest.mark.parametrize(
@@ -241,5 +253,6 @@ def test_bad_input_is_refused_before_anything_changes(
 
 
 def test_compacter_refuses_convolutions() -> None:
-    with pytest.raises(TargetError, match="is a conv1d"):
-        peftcore.attach(nn.Sequential(nn.Conv1d(4, 8, 3)), "compacter", targets=["conv"])
+    model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.Linear(8, 8))
+    with pytest.raises(TargetError, match="is of kind conv1d"):
+        peftcore.attach(model, "compacter", targets=["conv"])
