@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from peftcore import MethodConfig, PerRole, Targets
+from peftcore import AtMost, MethodConfig, PerRole, Site, Targets
 
 
 def parse_positions(text: str) -> tuple[int, int] | None:
@@ -26,12 +26,16 @@ def parse_positions(text: str) -> tuple[int, int] | None:
     return int(found[1] or 0), int(found[2] or found[3] or 0)
 
 
+def _width(site: Site) -> int:
+    return site.layer.out_features
+
+
 class ReftConfig(MethodConfig):
     """What every method of the family has."""
 
-    rank: PerRole[Annotated[int, Field(ge=1)]] = Field(
-        8, description="Rank r of the edit: the number of dimensions of its subspace."
-    )
+    rank: Annotated[
+        PerRole[Annotated[int, Field(ge=1)]], AtMost(_width, "whose output has {most} features")
+    ] = Field(8, description="Rank r of the edit: the number of dimensions of its subspace.")
     targets: Targets = Field(
         Targets(roles=("block",)), description="Sites whose output is edited, and their layers."
     )

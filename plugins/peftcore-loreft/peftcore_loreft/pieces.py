@@ -1,12 +1,13 @@
 """The edit of hidden vectors. h is the hidden vector, R or W2 its projection, [r, d]."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import AttachError, Context, LayerInfo, Transform, trainable_dtype
+from peftcore import AttachError, Context, Transform
 from peftcore_loreft.positions import Positions, prompt_of
 from peftcore_loreft.rotation import Rotation
 
@@ -36,6 +37,17 @@ FORMULAS = {
 }
 
 
+class Linear(nn.Linear):
+    """A linear layer that has no start until :meth:`start` is called."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+    def start(self) -> None:
+        """Draw the start of ``torch.nn.Linear``."""
+        super().reset_parameters()
+
+
 class Edit(Transform):
     """h + Pᵀ(source - P h) at chosen positions (Wu et al. 2024, equations 2 and 3).
 
@@ -47,32 +59,33 @@ class Edit(Transform):
     def __init__(
         self,
         formula: Formula,
-        layer: LayerInfo,
-        rank: int,
+        width: int,
         positions: Positions,
         part: str,
+        *,
+        rank: int,
         act_fn: str = "identity",
         dropout: float = 0.0,
         add_bias: bool = False,
     ):
         super().__init__()
-        self.formula = formula
-        self.positions = positions
-        self.part = part
-        self.act_fn = act_fn
-        self.dropout = dropout
-        self.width = layer.out_features
-        on, dtype = layer.device, trainable_dtype(layer.dtype)
-        self.learned_source: nn.Linear | nn.Parameter
-        self.projection: Rotation | nn.Linear
-        if formula.learned:
-            self.learned_source = nn.Linear(self.width, rank, device=on, dtype=dtype)
+        self.formula, self.width = formula, width
+        self.positions, self.part = positions, part
+        self.act_fn, self.dropout = act_fn, dropout
+        self.learned_source = (
+            Linear(width, rank) if formula.learned else nn.Parameter(torch.empty(rank))
+        )
+        self.projection: Rotation | Linear = (
+            Rotation(rank, width) if formula.orthonormal else Linear(width, rank, add_bias)
+        )
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the source and the projection, as the authors do."""
+        if isinstance(self.learned_source, nn.Parameter):
+            self.learned_source.uniform_()
         else:
-            self.learned_source = nn.Parameter(torch.rand(rank, device=on, dtype=dtype))
-        if formula.orthonormal:
-            self.projection = Rotation(rank, self.width, on, dtype)
-        else:
-            self.projection = nn.Linear(self.width, rank, add_bias, device=on, dtype=dtype)
+            self.learned_source.start()
+        self.projection.start()
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return hidden [B, L, d] with the prompt's chosen positions edited.

@@ -15,10 +15,15 @@ class Rotation(nn.Module):
     and R = A where A is orthonormal already. Nothing is larger than [r, d].
     """
 
-    def __init__(self, rank: int, width: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, rank: int, width: int):
         super().__init__()
-        self.free = nn.Parameter(torch.empty(rank, width, device=device, dtype=dtype))
-        self.put(nn.init.orthogonal_(torch.empty_like(self.free)))
+        self.free = nn.Parameter(torch.empty(rank, width))
+
+    def start(self) -> None:
+        """Draw R."""
+        # there is no decomposition of low precision
+        wide = torch.promote_types(self.free.dtype, torch.float32)
+        self.put(nn.init.orthogonal_(torch.empty_like(self.free, dtype=wide)))
 
     def forward(self) -> Tensor:
         """Return R, [r, d], in the dtype of the free matrix."""

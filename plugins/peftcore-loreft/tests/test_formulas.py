@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peftcore import AttachError, Context, LayerInfo
+from peftcore import AttachError, Context
 from peftcore_loreft.dii import dii
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions
@@ -17,8 +17,10 @@ CLOSE = {"atol": 1e-6, "rtol": 0}
 
 
 def edit(name: str, positions: str = "all", **options) -> Edit:
-    layer = LayerInfo("module", WIDTH, WIDTH)
-    return Edit(FORMULAS[name], layer, RANK, Positions(positions), "both", **options)
+    piece = Edit(FORMULAS[name], WIDTH, Positions(positions), "both", rank=RANK, **options)
+    with torch.no_grad():
+        piece.start(lambda: torch.empty(0))
+    return piece
 
 
 def naive(name: str, piece: Edit, h: Tensor, act) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from peftcore import AttachError, Context, LayerInfo
+from peftcore import AttachError, Context
 from peftcore_loreft.config import SourceConfig, parse_positions
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions
@@ -17,9 +17,11 @@ from peftcore_loreft.positions import Positions
 WIDTH = 4
 
 
-def edit(positions: str, part: str = "both") -> Edit:
-    layer = LayerInfo("module", WIDTH, WIDTH)
-    return Edit(FORMULAS["lobireft"], layer, 2, Positions(positions), part)
+def edit(positions: str, part: str = "both", name: str = "lobireft") -> Edit:
+    piece = Edit(FORMULAS[name], WIDTH, Positions(positions), part, rank=2)
+    with torch.no_grad():
+        piece.start(lambda: torch.empty(0))
+    return piece
 
 
 def edited(piece: Edit, prompt: Tensor | None, shape: tuple[int, ...]) -> list[list[int]]:
@@ -151,8 +153,7 @@ def test_copies_and_pickles_leave_the_found_places_behind():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_compiled_edit_is_the_plain_one(name):
-    layer = LayerInfo("module", WIDTH, WIDTH)
-    piece = Edit(FORMULAS[name], layer, 2, Positions("f2+l2"), "both")
+    piece = edit("f2+l2", name=name)
     compiled = torch.compile(piece, fullgraph=True, backend="aot_eager")
     for _ in range(3):
         hidden = torch.randn(2, 9, WIDTH)

@@ -4,16 +4,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftcore import Context, LayerInfo
+from peftcore import Context
 from peftcore_loreft.pieces import FORMULAS, Edit
 from peftcore_loreft.positions import Positions
 from peftcore_loreft.rotation import Rotation
 
-CPU = torch.device("cpu")
+
+def rotation(rank: int, width: int, dtype: torch.dtype = torch.float32) -> Rotation:
+    made = Rotation(rank, width).to(dtype)
+    made.start()
+    return made
 
 
-def rotation(rank: int, width: int) -> Rotation:
-    return Rotation(rank, width, CPU, torch.float32)
+def edit(name: str, width: int, rank: int, positions: str) -> Edit:
+    piece = Edit(FORMULAS[name], width, Positions(positions), "both", rank=rank)
+    with torch.no_grad():
+        piece.start(lambda: torch.empty(0))
+    return piece
 
 
 def off_orthonormal(R: Tensor) -> float:
@@ -88,14 +95,14 @@ def test_value_and_gradient_are_those_of_a_thin_qr_decomposition(moved):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_trained_r_put_back_is_the_same_to_the_bit(dtype):
     torch.manual_seed(0)
-    made = rotation(4, 24).to(dtype)
+    made = rotation(4, 24, dtype)
     with torch.no_grad():
         made.free += 0.3 * torch.randn_like(made.free)
     R = made().detach()
-    fresh = rotation(4, 24).to(dtype)
+    fresh = rotation(4, 24, dtype)
     fresh.put(R)
     assert torch.equal(fresh(), R)
-    again = rotation(4, 24).to(dtype)
+    again = rotation(4, 24, dtype)
     again.put(fresh().detach())
     assert torch.equal(again(), R)
 
@@ -103,8 +110,7 @@ def test_a_trained_r_put_back_is_the_same_to_the_bit(dtype):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_no_tensor_is_of_size_d_by_d(name):
     width = 256
-    layer = LayerInfo("module", width, width)
-    piece = Edit(FORMULAS[name], layer, 8, Positions("f2+l2"), "both")
+    piece = edit(name, width, 8, "f2+l2")
     sizes = [t.numel() for t in piece.state_dict().values()]
 
     def note(tensor: Tensor) -> Tensor:
@@ -134,10 +140,7 @@ def learn(of: type[Householder] | None, lr: float) -> list[float]:
     """Return the losses of learning another LoReFT edit."""
     torch.manual_seed(1)
     width, rank = 32, 3
-    layer = LayerInfo("module", width, width)
-    teacher, pupil = (
-        Edit(FORMULAS["loreft"], layer, rank, Positions("all"), "both") for _ in range(2)
-    )
+    teacher, pupil = (edit("loreft", width, rank, "all") for _ in range(2))
     if of is not None:
         pupil.projection = of(pupil.projection().detach())
     h = torch.randn(64, width)
