@@ -6,21 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import (
-    Delta,
-    LayerInfo,
-    Method,
-    MethodConfig,
-    Piece,
-    Reparam,
-    Site,
-    TargetError,
-    hookimpl,
-    trainable_dtype,
-)
-from peftcore_ssf.config import SsfConfig
+from peftcore import Delta, Piece, Reparam, Site, Targeted, hookimpl
 
-_STD = 0.02
 _CHANNELS_FIRST = nn.modules.batchnorm._NormBase | nn.GroupNorm
 
 
@@ -31,11 +18,17 @@ class Scale(Reparam):
     gamma * f(x), for layers that have no bias to change.
     """
 
-    def __init__(self, layer: LayerInfo, std: float, dims: int | None, *, shift: bool):
+    def __init__(self, width: int, std: float, dims: int | None, *, shift: bool):
         super().__init__()
-        self.dims = dims
-        self.scale = _normal(layer, 1.0, std)
-        self.shift = _normal(layer, 0.0, std) if shift else None
+        self.std, self.dims = std, dims
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width)) if shift else None
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the scale around one and the shift around zero."""
+        self.scale.normal_(1.0, self.std)
+        if self.shift is not None:
+            self.shift.normal_(0.0, self.std)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the scaled rows of the weight, [out, in, ...]."""
@@ -60,10 +53,14 @@ class Shift(Delta):
 
     casts_itself = True
 
-    def __init__(self, layer: LayerInfo, std: float, dims: int | None):
+    def __init__(self, width: int, std: float, dims: int | None):
         super().__init__()
-        self.dims = dims
-        self.shift = _normal(layer, 0.0, std)
+        self.std, self.dims = std, dims
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw the shift around zero."""
+        self.shift.normal_(0.0, self.std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the shift, to be broadcast over the output."""
@@ -74,54 +71,34 @@ class Shift(Delta):
         return self.shift
 
 
-class Ssf(Method):
+class Ssf(Targeted):
     """Scaling and shifting your features, Lian et al. 2022."""
 
-    config: SsfConfig
-
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        self._whole: set[str] = set()
+    kinds = ("linear", "conv", "norm")
+    needs_width = True
 
     @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Scale | Mapping[str, Piece] | None:
-        """Return the scale and shift of a targeted layer.
+    def peftcore_rewrite_module(self, site: Site) -> Piece | Mapping[str, Piece] | None:
+        """Return the scale and shift of a targeted layer; ``*`` stands for those that have them.
 
         Raises:
             TargetError: a module is named that is no linear, convolution or norm.
         """
-        if site.role == "head" or site.path in self._whole:
+        known = site.layer.out_features and site.layer.kind.startswith(self.kinds)
+        if site.role == "head" or ("*" in self.config.targets.roles and not known):
             return None
-        if not site.matches(self.config.targets) or not self._serves(site):
-            return None
-        if site.features is None or site.role.endswith(".qkv"):
-            # a fused layer comes before its slices, which it covers
-            self._whole.add(site.path)
-        std = _STD if self.config.init == "released" else 0.0
-        dims = _trailing(site)
+        return super().peftcore_rewrite_module(site)
+
+    def piece(self, site: Site, config: Any) -> Scale | Mapping[str, Piece]:
+        """Return the scale and shift of a layer."""
+        width, dims = site.layer.out_features, _trailing(site)
+        std = 0.02 if config.init == "released" else 0.0
         if site.layer.bias:
-            return Scale(site.layer, std, dims, shift=True)
+            return Scale(width, std, dims, shift=True)
         return {
-            "scale": Scale(site.layer, std, dims, shift=False),
-            "shift": Shift(site.layer, std, dims),
+            "scale": Scale(width, std, dims, shift=False),
+            "shift": Shift(width, std, dims),
         }
-
-    def _serves(self, site: Site) -> bool:
-        kind = site.layer.kind
-        if (kind in ("linear", "norm") or kind.startswith("conv")) and site.layer.out_features:
-            return True
-        if "*" in self.config.targets.roles:
-            return False
-        raise TargetError(
-            f"{self.label}.targets: {site.here} is of kind {kind}; SSF"
-            " scales and shifts linears, convolutions and norms. Name the layers inside it, or"
-            " leave it out with exclude."
-        )
-
-
-def _normal(layer: LayerInfo, mean: float, std: float) -> nn.Parameter:
-    made: dict[str, Any] = {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
-    return nn.Parameter(torch.empty(layer.out_features, **made).normal_(mean, std))
 
 
 def _trailing(site: Site) -> int | None:

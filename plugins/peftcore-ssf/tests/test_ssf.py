@@ -18,6 +18,7 @@ class TestSsf(MethodContract):
 class TestBlocksOnly(MethodContract):
     method = "ssf"
     config = {"targets": {"roles": ["mlp.*", "attention.*"], "layers": "last 1"}}
+    on = {"timm-cnn": {"targets": {"roles": ["conv"], "layers": "last 1"}}}
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,10 @@ def test_a_norm_without_a_bias_of_its_own_is_shifted_but_not_merged() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"targets": ["embeddings"]}, "is of kind embedding; SSF scales and shifts linears"),
+        (
+            {"targets": ["embeddings"]},
+            "is of kind embedding; ssf acts on linear layers, convolutions and norms",
+        ),
         ({"targets": ["block"]}, "is of kind module"),
         ({"targets": ["attn"]}, "matches nothing"),
         ({"targets": ["head"]}, "found nothing to do"),
