@@ -6,17 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import (
-    LayerInfo,
-    Method,
-    ParameterInfo,
-    Reparam,
-    Site,
-    TargetError,
-    hookimpl,
-    trainable_dtype,
-)
-from peftcore_difffit.config import DiffFitConfig
+from peftcore import LayerInfo, ParameterInfo, Reparam, Site, Targeted, hookimpl
 
 
 class Gamma(Reparam):
@@ -24,9 +14,8 @@ class Gamma(Reparam):
 
     def __init__(self, layer: LayerInfo, *, per_feature: bool):
         super().__init__()
-        made: dict[str, Any] = {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
         self.following = max(len(layer.weight_shape) - 2, 0)
-        self.gamma = nn.Parameter(torch.ones(layer.out_features if per_feature else 1, **made))
+        self.gamma = nn.Parameter(torch.ones(layer.out_features if per_feature else 1))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the scaled weight, [out, in, ...]."""
@@ -44,27 +33,14 @@ class Gamma(Reparam):
         return out * self.gamma.to(out.dtype).view(-1, *(1,) * self.following)
 
 
-class DiffFit(Method):
+class DiffFit(Targeted):
     """DiffFit, Xie et al. 2023, for any model with residual branches."""
 
-    config: DiffFitConfig
+    kinds = ("linear", "conv")
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Gamma | None:
-        """Return the scale of a branch.
-
-        Raises:
-            TargetError: the target is no linear or convolution.
-        """
-        if not site.matches(self.config.targets):
-            return None
-        kind = site.layer.kind
-        if kind != "linear" and not kind.startswith("conv"):
-            raise TargetError(
-                f"{self.label}.targets: {site.here} is of kind {kind};"
-                " name the last linear layer or convolution of the branch, such as mlp.down."
-            )
-        return Gamma(site.layer, per_feature=self.config.per_feature)
+    def piece(self, site: Site, config: Any) -> Gamma:
+        """Return the scale of a branch."""
+        return Gamma(site.layer, per_feature=config.per_feature)
 
     @hookimpl
     def peftcore_select_parameters(self, parameters: Sequence[ParameterInfo]) -> list[str]:

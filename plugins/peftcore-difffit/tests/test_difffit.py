@@ -94,7 +94,7 @@ def test_bert_base_has_the_count_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"targets": ["norm"]}, "is of kind norm; name the last linear layer"),
+        ({"targets": ["norm"]}, "is of kind norm; difffit acts on linear layers and conv"),
         ({"targets": ["mlp.dwn"]}, "Did you mean mlp.down"),
         ({"targets": {"roles": ["mlp.down"], "layers": "last 3"}}, "names block -1"),
         ({"also": ["embedings"]}, "Did you mean embeddings"),
