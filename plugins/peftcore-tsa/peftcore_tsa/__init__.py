@@ -24,5 +24,4 @@ def peftcore_register_methods() -> MethodSpec:
         # the released start is a small multiple of the identity
         identity_at_start=False,
         needs=("convolutions-of-kernel-3",),
-        # the kit's toy has no convolutions, but a head
     )

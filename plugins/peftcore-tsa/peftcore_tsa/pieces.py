@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, Reparam, trainable_dtype
+from peftcore import Delta, LayerInfo, Reparam
 
 #: What the release multiplies the identity with.
 _START = 1e-4
@@ -35,7 +35,6 @@ class Beside(Delta):
             # each group sees its own channels only
             width = layer.weight_shape[1]
             start = torch.eye(layer.out_features // conv.groups, width).repeat(conv.groups, 1)
-        start = start.to(layer.device, trainable_dtype(layer.dtype))
         self.alpha = nn.Parameter(start * (0 if zero else _START))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,10 +62,9 @@ class Beside(Delta):
 class BeforeHead(Reparam):
     """f(beta x): the head reads transformed features; beta is d by d and starts as I."""
 
-    def __init__(self, layer: LayerInfo):
+    def __init__(self, width: int):
         super().__init__()
-        made: Any = {"dtype": trainable_dtype(layer.dtype), "device": layer.device}
-        self.beta = nn.Parameter(torch.eye(layer.in_features, **made))
+        self.beta = nn.Parameter(torch.eye(width))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the head's weight after beta, [out, in]."""

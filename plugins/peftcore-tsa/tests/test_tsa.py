@@ -125,7 +125,7 @@ def test_the_start_is_the_released_one_or_the_base(form: str) -> None:
 
 
 def test_the_head_reads_transformed_features() -> None:
-    _, toy, batch = tiny("toy")
+    toy, (_, _, batch) = ConvToy().eval(), tiny("toy")
     bare = toy(**batch).logits
     adapter = peftcore.attach(toy, "tsa", targets=None, pre_classifier=True)
     torch.testing.assert_close(toy(**batch).logits, bare)
@@ -168,7 +168,7 @@ def test_resnet_18_has_the_count_of_its_residual_blocks() -> None:
     ("config", "message"),
     [
         ({"targets": ["all-linear"]}, "none of the targeted layers is a convolution of kernel 3"),
-        ({"targets": ["conv", "mlp.up"]}, "is of kind linear; TSA adapts convolutions"),
+        ({"targets": ["conv", "mlp.up"]}, "is of kind linear; tsa acts on convolutions"),
         ({"targets": None}, "without targets nothing trains"),
         ({"targets": ["convs"]}, "Did you mean conv"),
         ({"form": "full"}, "form: "),
