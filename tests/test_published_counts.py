@@ -37,6 +37,10 @@ ROWS: list[tuple[str, str, str, str, dict[str, Any], int, int]] = [
     ("K1 KAdaptation", "clip-vit-b32", "none", "kadaptation", {}, 50_176, 0),
     ("K1 and head", "clip-vit-b32", "none", "kadaptation", {}, 79_699, HEAD),
     ("K1 LoRA", "clip-vit-b32", "none", "lora", {"rank": 4, "targets": QV}, 176_979, HEAD),
+    (
+        "K1 adapter", "clip-vit-b32", "none", "pfeiffer", {"bottleneck": 64, "layer_norm": True},
+        1_237_587, HEAD,
+    ),
     ("K1 Compacter", "clip-vit-b32", "none", "compacter", {"train_rule": False}, 77_907, HEAD),
     ("M1 norms", "vit-b16-224", "none", "norm_tuning", {}, 38_400, 0),
     ("M1 attention", "vit-b16-224", "none", "attention_tuning", {}, 28_348_416, 0),
@@ -46,6 +50,7 @@ ROWS: list[tuple[str, str, str, str, dict[str, Any], int, int]] = [
     ("C1 LoRA r8", "llama-7b", "causal-lm", "lora", {"rank": 8, "targets": QV}, 4_194_304, 0),
     ("C1 LoRA r16", "llama-7b", "causal-lm", "lora", {"rank": 16, "targets": QV}, 8_388_608, 0),
     ("E1 LoRA", "wavlm-base-plus", "none", "lora", {"rank": 16, "targets": FFN}, 1_474_560, 0),
+    # the count alone: what this adapter adds is not what that of PEFT-SER adds
     (
         "E1 adapter", "wavlm-base-plus", "none", "he_parallel", {"bottleneck": 128}, 2_370_048, 0,
     ),

@@ -37,8 +37,15 @@ Init = Annotated[
         " two deviations; `mam` down Kaiming-uniform, up zero, so that the model starts as it was."
     ),
 ]
-Dropout = Annotated[
-    float, Field(ge=0, lt=1, description="Dropout on the adapter's input, in training.")
+Dropout = Annotated[float, Field(ge=0, lt=1, description="Dropout in the adapter, in training.")]
+DropoutAt = Annotated[
+    Literal["input", "inner"],
+    Field(
+        description="Where dropout acts: on the adapter's `input`, or on the `inner` activation."
+    ),
+]
+LayerNorm = Annotated[
+    bool, Field(description="Normalise what the adapter reads, by a LayerNorm of its own.")
 ]
 Placement = Annotated[
     PerRole[Literal["before", "after", "parallel"]],
@@ -52,8 +59,8 @@ Where = Annotated[Targets, Field(description="Layers or modules f that get an ad
 Ends = Annotated[
     Targets,
     Field(
-        description="Two layers of each block: the adapter reads what enters the first"
-        " and adds to what leaves the second."
+        description="Two linear layers of each block, or a norm and one: the adapter reads what"
+        " enters the first and adds to what leaves the second."
     ),
 ]
 
@@ -68,6 +75,8 @@ class _Shape(MethodConfig):
     bias: Bias = False
     init: Init = "bert"
     dropout: Dropout = 0.0
+    dropout_at: DropoutAt = "input"
+    layer_norm: LayerNorm = False
 
 
 class AdapterConfig(_Shape):
@@ -109,19 +118,27 @@ class PfeifferConfig(_Shape):
 
 
 class HeParallelConfig(_Shape):
-    """The scaled parallel adapter of He et al., beside the whole feed-forward part."""
+    """The scaled parallel adapter of He et al., beside the whole feed-forward part.
+
+    Its code takes the model's own dropout, 0.1 in all of its runs, after the activation.
+    """
 
     bottleneck: Bottleneck = 512
     act_fn: ActFn = "relu"
     scale: Scale = 4.0
     bias: Bias = True
     init: Init = "mam"
+    dropout: Dropout = 0.1
+    dropout_at: DropoutAt = "inner"
     targets: Ends = Targets.model_validate(["mlp.up", "mlp.down"])
 
 
 class AdaptformerConfig(HeParallelConfig):
-    """AdaptFormer: the same place, narrower and weaker."""
+    """AdaptFormer: the same place, narrower and weaker.
+
+    The paper's adapter reads what the norm returns, its code what enters the norm: name the norm as
+    the first of the targets for that.
+    """
 
     bottleneck: Bottleneck = 64
     scale: Scale = 0.1
-    dropout: Dropout = 0.1

@@ -41,8 +41,11 @@ class Adapter(Targeted):
 class BesideFeedForward(Targeted):
     """One adapter beside the whole feed-forward part of a block: He 2022, Chen 2022.
 
-    Many models have no module for that part, so the adapter is put on its two ends.
+    Many models have no module for that part, so the adapter is put on its two ends. The norm before
+    it may be the first of them: the adapter then reads what enters the norm.
     """
+
+    kinds = ("linear", "norm")
 
     def __init__(self, config: MethodConfig):
         super().__init__(config)

@@ -21,7 +21,7 @@ class Projection(nn.Linear):
 
 
 class Bottleneck(nn.Module):
-    """A(x) = s up(act(down(dropout(x)))).
+    """A(x) = s up(act(down(x))), dropout on x or after the activation, x normalised or not.
 
     Computed in the dtype of its own tensors, fp32 unless the adapter is told otherwise, and cast
     back, as LLM-Adapters does; where autocast is on, that decides.
@@ -29,13 +29,17 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, config: Any):
         super().__init__()
+        self.norm = nn.LayerNorm(width_in) if config.layer_norm else nn.Identity()
         self.down = Projection(width_in, config.bottleneck, bias=config.bias)
         self.up = Projection(config.bottleneck, width_out, bias=config.bias)
         self.act = _ACT[config.act_fn]
         self.scale: float | nn.Parameter = config.scale
         if config.learn_scale:
             self.scale = nn.Parameter(torch.tensor(config.scale))
-        self.dropout, self.init = config.dropout, config.init
+        inner = config.dropout_at == "inner"
+        self.drop_input = 0.0 if inner else config.dropout
+        self.drop_inner = config.dropout if inner else 0.0
+        self.init = config.init
 
     def start(self) -> None:
         """Set the weights as ``init`` says, and the biases to zero."""
@@ -52,8 +56,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is to be added, [..., out], for activations [..., in]."""
-        wide = F.dropout(x.to(self.down.weight.dtype), self.dropout, self.training)
-        added: Tensor = self.up(self.act(self.down(wide))) * self.scale
+        wide = F.dropout(self.norm(x.to(self.down.weight.dtype)), self.drop_input, self.training)
+        inner = F.dropout(self.act(self.down(wide)), self.drop_inner, self.training)
+        added: Tensor = self.up(inner) * self.scale
         return added.to(x.dtype)
 
 

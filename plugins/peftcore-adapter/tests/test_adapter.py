@@ -77,6 +77,81 @@ def test_the_whole_feed_forward_part_is_one_base(method: str) -> None:
     assert adapter.plan.trainable == 2 * (2 * WIDTH * 4 + 4 + WIDTH)
 
 
+@pytest.mark.parametrize("placement", ["before", "after", "parallel"])
+def test_a_norm_of_its_own_is_inside_the_adapter(placement: str) -> None:
+    """The adapter beside KAdaptation in its code: the norm, then the bottleneck, then the sum."""
+    model = nn.Sequential(nn.Linear(6, 6)).double()
+    base, x = copy.deepcopy(model[0]), torch.randn(2, 3, 6, dtype=torch.double)
+    config = {"placement": placement, "bottleneck": 4, "layer_norm": True, "targets": ["linear"]}
+    piece = moved(model, "pfeiffer", **config).placed[0].piece
+    read = base(x) if placement == "after" else x
+    centred = read - read.mean(-1, keepdim=True)
+    normal = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    normal = normal * piece.bottleneck.norm.weight + piece.bottleneck.norm.bias
+    added = naive(piece, normal, "relu", 1.0)
+    expected = base(x + added) if placement == "before" else base(x) + added
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "place"),
+    [("adapter", "input"), ("parallel_adapter", "input"), ("he_parallel", "inner"),
+     ("adaptformer", "inner")],
+)  # fmt: skip
+def test_dropout_acts_where_the_authors_have_it(method: str, place: str) -> None:
+    model, x = Part().double(), torch.randn(2, 3, 6, dtype=torch.double)
+    plain = copy.deepcopy(model)
+    ends = ["path:down"] if place == "input" else ["path:up", "path:down"]
+    adapter = moved(model.train(), method, bottleneck=4, dropout=0.5, targets=ends)
+    piece, scale = adapter.placed[0].piece, adapter.methods[0].config.scale
+    act = adapter.methods[0].config.act_fn
+    torch.manual_seed(5)
+    out = model(x)
+    inside = nn.functional.gelu(plain.up(plain.norm(x)))
+    read = plain.norm(x)
+    if place == "input":
+        read = plain.down(inside) if method == "adapter" else inside
+    torch.manual_seed(5)
+    kept = nn.functional.dropout(torch.ones_like(read if place == "input" else read[..., :4]), 0.5)
+    bottleneck = piece.bottleneck
+    if place == "input":
+        added = naive(piece, read * kept, act, scale)
+    else:
+        inner = ACTS[act](read @ bottleneck.down.weight.T + bottleneck.down.bias) * kept
+        added = scale * (inner @ bottleneck.up.weight.T + bottleneck.up.bias)
+    torch.testing.assert_close(out, plain(x) + added)
+
+
+def test_the_part_may_begin_with_its_norm_as_in_the_code_of_adaptformer() -> None:
+    model, x = Part().double().eval(), torch.randn(2, 3, 6, dtype=torch.double)
+    bare = model(x)
+    adapter = moved(model, "adaptformer", bottleneck=4, targets=["path:norm", "path:down"])
+    added = naive(adapter.placed[0].piece, x, "relu", 0.1)
+    torch.testing.assert_close(model(x), bare + added)
+
+
+@pytest.mark.skipif("wavlm" not in installed().backbones, reason="no backbone plugin for WavLM")
+def test_on_wavlm_the_adapter_can_read_where_that_of_peft_ser_does() -> None:
+    """Feng and Narayanan 2023 read h before the norm; their module then adds h itself as well."""
+    backbone = peftcore.backbone_named("wavlm")
+    model, seen = backbone.tiny().eval().double(), {}
+    batch = {
+        k: v.double() if v.is_floating_point() else v for k, v in backbone.batch(model).items()
+    }
+    layer = model.encoder.layers[1]
+    layer.layer_norm.register_forward_hook(lambda _, args, out: seen.update(h=args[0]))
+    layer.final_layer_norm.register_forward_hook(lambda _, args, out: seen.update(sum=args[0]))
+    plain = copy.deepcopy(layer)
+    ends = ["path:encoder.layers.*.layer_norm", "mlp.down"]
+    adapter = moved(model, "he_parallel", bottleneck=4, scale=0.1, targets=ends)
+    with torch.no_grad():
+        model(**batch)
+        piece = next(p.piece for p in adapter.placed if p.site.path.startswith("encoder.layers.1."))
+        normal = plain.layer_norm(seen["h"])
+        expected = normal + plain.feed_forward(normal) + naive(piece, seen["h"], "relu", 0.1)
+    torch.testing.assert_close(seen["sum"], expected)
+
+
 class Part(nn.Module):
     """A pre-norm feed-forward part."""
 
@@ -105,7 +180,7 @@ class Stack(nn.Module):
 def test_checkpointed_parts_have_the_same_gradients(use_reentrant: bool) -> None:
     model, x = Stack(), torch.randn(2, 6, requires_grad=True)
     ends = ["path:layers.*.up", "path:layers.*.down"]
-    adapter = moved(model, "he_parallel", bottleneck=3, targets=ends)
+    adapter = moved(model, "he_parallel", bottleneck=3, dropout=0.0, targets=ends)
     out = model(x)
     expected = torch.autograd.grad(out.square().sum(), adapter.parameters())
     model(x, use_reentrant=use_reentrant).square().sum().backward()

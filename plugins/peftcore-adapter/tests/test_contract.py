@@ -50,3 +50,9 @@ class TestAdaptFormer(MethodContract):
     method = "adaptformer"
     config = {"bottleneck": 4}
     merges = False
+
+
+class TestWithNormAndDropout(MethodContract):
+    method = "pfeiffer"
+    config = {"bottleneck": 4, "layer_norm": True, "dropout": 0.1, "dropout_at": "inner"}
+    merges = False
