@@ -14,6 +14,7 @@ from peftcore.testing import loss_of, pairs, perturb, reason_against, run, same,
 METHODS = sorted({method for method, _ in pairs()})
 #: What fits the small models where the defaults do not.
 SMALL: dict[str, dict[str, Any]] = {
+    "compacter": {"bottleneck": 4},
     "kadaptation": {"phm_dim": 4},
     "prompt": {"num_virtual_tokens": 4},
     "s2lora": {"rank": 8},
@@ -27,6 +28,7 @@ BACKBONES = [
 ]
 #: Methods that leave nothing to those behind them: all that these train is taken already.
 REFUSED = {
+    "compacter": {"norm_tuning"},
     "difffit": {"bitfit", "norm_tuning"},
     "full": {"attention_tuning", "bitfit", "freeze", "norm_tuning"},
     "houlsby": {"norm_tuning"},

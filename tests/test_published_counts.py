@@ -41,7 +41,11 @@ ROWS: list[tuple[str, str, str, str, dict[str, Any], int, int]] = [
         "K1 adapter", "clip-vit-b32", "none", "pfeiffer", {"bottleneck": 64, "layer_norm": True},
         1_237_587, HEAD,
     ),
-    ("K1 Compacter", "clip-vit-b32", "none", "compacter", {"train_rule": False}, 77_907, HEAD),
+    (
+        "K1 Compacter", "clip-vit-b32", "none", "compacter",
+        {"bottleneck": 64, "layer_norm": True, "targets": ["mlp.down"],
+         "phm_c_init": "uniform", "train_rule": False, "train_norms": False}, 77_907, HEAD,
+    ),
     ("M1 norms", "vit-b16-224", "none", "norm_tuning", {}, 38_400, 0),
     ("M1 attention", "vit-b16-224", "none", "attention_tuning", {}, 28_348_416, 0),
     ("M1 SSF", "vit-b16-224", "none", "ssf", {}, 205_824, 0),

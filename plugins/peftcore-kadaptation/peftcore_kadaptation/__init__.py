@@ -21,6 +21,8 @@ def peftcore_register_methods() -> list[MethodSpec]:
             config="peftcore_kadaptation.config:CompacterConfig",
             method="peftcore_kadaptation.method:Compacter",
             paper="Karimi Mahabadi et al. 2021, Compacter, https://arxiv.org/abs/2106.04647",
+            # the released start is random
+            identity_at_start=False,
             needs=("linear", "tokens"),
         ),
     ]

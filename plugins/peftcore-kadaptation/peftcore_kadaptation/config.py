@@ -1,10 +1,19 @@
 """What a recipe can say about KAdaptation and Compacter."""
 
+from math import sqrt
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from peftcore import Divides, MethodConfig, NeedsCall, Site, Targets, both_sides
+
+Gain = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="Gain of Glorot's uniform start of the fast weights; √2 in the authors' code.",
+    ),
+]
 
 
 def _output(site: Site) -> tuple[int]:
@@ -35,6 +44,7 @@ class KadaptationConfig(MethodConfig):
         description="`paper`: u Glorot-uniform, v zero; `released`: both zero as in the authors'"
         " code, where nothing but the bias then ever trains.",
     )
+    gain: Gain = sqrt(2)
     targets: Targets = Field(
         Targets.model_validate(["attention.query", "attention.value"]),
         description="Linear layers to update.",
@@ -50,26 +60,46 @@ class KadaptationConfig(MethodConfig):
 class CompacterConfig(MethodConfig):
     """Configuration of Compacter."""
 
-    bottleneck: int = Field(64, ge=1, description="Inner width of the adapter; n divides it.")
+    bottleneck: int | None = Field(
+        None,
+        ge=1,
+        description="Inner width of the adapter; n divides it. Not given: a 32nd of the width.",
+    )
     phm_dim: Annotated[int, Divides(_output)] = Field(
         4, ge=1, description="n: number of Kronecker products, and size of the shared factors."
     )
-    act_fn: Literal["relu", "gelu", "silu", "tanh"] = Field(
-        "relu", description="Activation at the inner width."
+    act_fn: Literal["relu", "gelu", "gelu_new", "silu", "tanh"] = Field(
+        "gelu_new",
+        description="Activation at the inner width; `gelu_new` is gelu by its tanh approximation.",
     )
     layer_norm: bool = Field(
-        True, description="Normalise the adapter's input, as KAdaptation's code."
+        False, description="Normalise the adapter's input by a LayerNorm of its own."
     )
-    train_rule: bool = Field(
-        True, description="Train the shared factors; in KAdaptation's code they stay as drawn."
+    init: Literal["released", "identity"] = Field(
+        "released",
+        description="`released`: all fast weights Glorot-uniform; `identity`: v of the"
+        " up-projection zero, so that the model starts as it was.",
+    )
+    gain: Gain = sqrt(2)
+    phm_c_init: Literal["normal", "uniform"] = Field(
+        "normal", description="Start of the shared factors: `normal`, or `uniform` from -1 to 1."
+    )
+    phm_init_range: float = Field(
+        0.01, gt=0, description="Deviation of the normal start of the shared factors."
+    )
+    train_rule: bool = Field(True, description="Train the shared factors.")
+    train_norms: bool = Field(
+        True,
+        description="Train the norms of the model too, those of the chosen `layers` of `targets`.",
     )
     targets: Targets = Field(
-        Targets.model_validate(["mlp.down"]), description="Layers after which an adapter is put."
+        Targets.model_validate(["attention.output", "mlp.down"]),
+        description="Layers after which an adapter is put.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.bottleneck % self.phm_dim:
+        if self.bottleneck is not None and self.bottleneck % self.phm_dim:
             raise ValueError(
                 f"bottleneck {self.bottleneck} is no multiple of phm_dim {self.phm_dim}"
             )

@@ -1,6 +1,7 @@
 """Kronecker-factored pieces. Symbols are the papers'."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 
 from peftcore import Context, Delta, LayerInfo, Transform
 
-_ACT = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
+_ACT = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
 
 
 class Slow(nn.Module):
@@ -26,8 +33,11 @@ class Rule(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        A = torch.empty((config.phm_dim,) * 3).uniform_(-1, 1)
-        self.A = nn.Parameter(A, requires_grad=config.train_rule)
+        self.A = nn.Parameter(torch.empty((config.phm_dim,) * 3), requires_grad=config.train_rule)
+        if config.phm_c_init == "normal":
+            nn.init.normal_(self.A, std=config.phm_init_range)
+        else:
+            nn.init.uniform_(self.A, -1, 1)
 
 
 class Kronecker(Delta):
@@ -40,14 +50,14 @@ class Kronecker(Delta):
     def __init__(self, layer: LayerInfo, slow: Slow, config: Any):
         super().__init__()
         self.slow = slow
-        self.scale, self.dropout, self.init = config.scale, config.dropout, config.init
+        self.scale, self.dropout = config.scale, config.dropout
+        self.gain = config.gain if config.init == "paper" else 0.0
         self.u = nn.Parameter(torch.zeros(config.phm_dim, layer.in_features // config.phm_dim))
         self.v = nn.Parameter(torch.zeros(config.phm_dim, layer.out_features // config.phm_dim))
 
     def start(self, weight: Callable[[], Tensor]) -> None:
         """Set u to its start, so that v gets a gradient."""
-        if self.init == "paper":
-            _glorot(self.u)
+        _glorot(self.u, self.gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
@@ -104,20 +114,22 @@ class Phm(nn.Module):
 
 
 class CompacterAdapter(Transform):
-    """z + up(act(down(norm(z)))), with PHM layers for down and up; up starts at zero."""
+    """z + up(act(down(z))), with PHM layers for down and up; z normalised first or not."""
 
-    def __init__(self, width: int, rule: Rule, config: Any):
+    def __init__(self, width: int, bottleneck: int, rule: Rule, config: Any):
         super().__init__()
         self.rule = rule
         self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
-        self.down = Phm(width, config.bottleneck, config.phm_dim)
+        self.down = Phm(width, bottleneck, config.phm_dim)
         self.act = _ACT[config.act_fn]
-        self.up = Phm(config.bottleneck, width, config.phm_dim)
+        self.up = Phm(bottleneck, width, config.phm_dim)
+        self.gain, self.identity = config.gain, config.init == "identity"
 
     def start(self, weight: Callable[[], Tensor]) -> None:
         """Set the fast weights to their start."""
         for fast in (self.down.u, self.down.v, self.up.u):
-            _glorot(fast)
+            _glorot(fast, self.gain)
+        _glorot(self.up.v, 0.0 if self.identity else self.gain)
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the hidden states, [..., d], with what the adapter adds."""
@@ -126,7 +138,7 @@ class CompacterAdapter(Transform):
         return hidden + self.up(inner, A)  # type: ignore[no-any-return]
 
 
-def _glorot(rows: Tensor) -> None:
+def _glorot(rows: Tensor, gain: float) -> None:
     """Fill n vectors, [n, m], each as a matrix of m by 1."""
-    limit = (6 / (rows.shape[1] + 1)) ** 0.5
+    limit = gain * (6 / (rows.shape[1] + 1)) ** 0.5
     rows.uniform_(-limit, limit)

@@ -25,12 +25,21 @@ class TestWithoutBias(MethodContract):
 class TestCompacter(MethodContract):
     method = "compacter"
     config = {"bottleneck": 8, "phm_dim": 4}
+    # WavLM reads the weight of attention's output and never calls that layer
+    on = {"wavlm": {"targets": ["attention", "mlp.down"]}}
     merges = False
 
 
-class TestCompacterAsReleased(MethodContract):
+#: The Compacter that KAdaptation is compared with, in the code of KAdaptation.
+SIBLING = {
+    "layer_norm": True, "phm_c_init": "uniform", "train_rule": False, "train_norms": False,
+    "targets": ["mlp.down"],
+}  # fmt: skip
+
+
+class TestCompacterBesideKadaptation(MethodContract):
     method = "compacter"
-    config = {"bottleneck": 8, "phm_dim": 2, "train_rule": False, "act_fn": "gelu"}
+    config = {**SIBLING, "bottleneck": 8, "phm_dim": 2}
     merges = False
 
 
@@ -66,20 +75,20 @@ class Blocks(nn.Module):
 
 
 def test_the_update_is_the_sum_of_kronecker_products() -> None:
-    model = nn.Sequential(nn.Linear(12, 20))
-    base, x = copy.deepcopy(model), torch.randn(2, 3, 12)
+    model = nn.Sequential(nn.Linear(12, 20)).double()
+    base, x = copy.deepcopy(model), torch.randn(2, 3, 12, dtype=torch.double)
     adapter = moved(model, "kadaptation", phm_dim=4, scale=1.7, targets=["linear"])
     piece = adapter.placed[0].piece
-    delta = torch.zeros(12, 20)
+    delta = torch.zeros(12, 20, dtype=torch.double)
     for i in range(4):
         A = torch.outer(piece.slow.a[i], piece.slow.a_prime[i])
         B = torch.outer(piece.u[i], piece.v[i])
         delta += torch.kron(A, B)
     expected = base(x) + 1.7 * x @ delta + piece.beta
-    torch.testing.assert_close(model(x), expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(piece.weight_delta(), 1.7 * delta.T, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(piece.weight_delta(), 1.7 * delta.T)
     adapter.merge()
-    torch.testing.assert_close(model(x), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_dropout_acts_on_the_update_matrix_in_training_only() -> None:
@@ -160,9 +169,10 @@ def test_twelve_layers_of_width_768_have_the_published_counts() -> None:
     slow = 2 * 32 * 32
     assert plan.trainable + slow == 12 * (4 * 32 * 24 + 768) + 4 * 32 * 32 == 50_176
     down = Blocks(12, 3072, ("down",), 768)
-    frozen = peftcore.plan(down, "compacter", train_rule=False, targets=["linear"])
-    assert frozen.trainable == 48_384
-    assert peftcore.plan(down, "compacter", targets=["linear"]).trainable == 48_384 + 64
+    sibling = {**SIBLING, "bottleneck": 64, "targets": ["linear"]}
+    assert peftcore.plan(down, "compacter", **sibling).trainable == 48_384
+    trained = {**sibling, "train_rule": True}
+    assert peftcore.plan(down, "compacter", **trained).trainable == 48_384 + 64
 
 
 @pytest.mark.skipif("bert" not in installed().backbones, reason="no BERT")
@@ -171,13 +181,73 @@ def test_bert_base_has_the_published_count_of_its_shape() -> None:
 
     model = build_on_meta("bert-base-cased", head="none")
     assert peftcore.plan(model, "kadaptation").trainable == 50_176
-    assert peftcore.plan(model, "compacter", train_rule=False).trainable == 48_384
+    assert peftcore.plan(model, "compacter", **SIBLING, bottleneck=64).trainable == 48_384
+
+
+def test_t5_base_has_the_published_shares_of_compacter() -> None:
+    """Karimi Mahabadi et al. 2021, table 1: Compacter 0.073 %, Compacter++ 0.047 %."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(
+        d_model=768, d_ff=3072, num_layers=12, num_heads=12, vocab_size=32128
+    )
+    with torch.device("meta"):
+        model = transformers.T5ForConditionalGeneration(config)
+    feed_forward = ["path:**.DenseReluDense.wo"]
+    both = ["path:**.SelfAttention.o", *feed_forward]
+    norms = 62 * 768
+    for targets, adapters, share in ((both, 48, 0.073), (feed_forward, 24, 0.047)):
+        plan = peftcore.plan(model, "compacter", targets=targets)
+        assert plan.base == 222_903_552
+        assert plan.trainable == adapters * (2 * (768 + 24) + 24 + 768) + 4**3 + norms
+        assert round(plan.percent("of_base"), 3) == share
+
+
+def test_compacter_starts_as_released_or_as_the_base() -> None:
+    model, x = nn.Sequential(nn.Linear(256, 256)), torch.randn(2, 256)
+    bare = model(x)
+    adapter = peftcore.attach(model, "compacter", targets=["linear"])
+    piece = adapter.placed[0].piece
+    assert piece.down.b.shape == (256 // 32,) and not piece.down.b.any() and not piece.up.b.any()
+    assert piece.rule.A.std().item() == pytest.approx(0.01, rel=0.2)
+    # √2 times the limit of Glorot and Bengio 2010 for a matrix of m by 1, of which rank 1 is made
+    for fast in (piece.down.u, piece.down.v, piece.up.u, piece.up.v):
+        limit = 2**0.5 * (6 / (fast.shape[1] + 1)) ** 0.5
+        assert 0.6 * limit < fast.abs().max().item() <= limit
+    adapter.detach()
+    adapter = peftcore.attach(model, "compacter", init="identity", targets=["linear"])
+    assert torch.equal(model(x), bare)
+    adapter.detach()
+    uniform = {"phm_c_init": "uniform", "targets": ["linear"]}
+    rule = peftcore.attach(model, "compacter", **uniform).placed[0].piece.rule.A
+    assert rule.std().item() == pytest.approx(3**-0.5, rel=0.2) and rule.abs().max() <= 1
+
+
+@pytest.mark.parametrize("gain", [None, 1.0])
+def test_the_start_of_the_fast_weights_has_the_gain_of_the_authors(gain: float | None) -> None:
+    model = nn.Sequential(nn.Linear(640, 640))
+    config = {} if gain is None else {"gain": gain}
+    piece = peftcore.attach(model, "kadaptation", targets=["linear"], **config).placed[0].piece
+    limit = (gain or 2**0.5) * (6 / (640 / 32 + 1)) ** 0.5
+    assert 0.95 * limit < piece.u.abs().max().item() <= limit
+    assert piece.u.std().item() == pytest.approx(limit / 3**0.5, rel=0.05)
+    assert not piece.v.any()
+
+
+def test_compacter_trains_the_norms_of_its_layers_unless_told_otherwise() -> None:
+    plan = peftcore.plan(Toy(), "compacter", bottleneck=4)
+    assert {s.info.name for s in plan.selected} == {
+        f"blocks.{i}.norm{j}.{leaf}" for i in (0, 1) for j in (1, 2) for leaf in ("weight", "bias")
+    }
+    last = {"roles": ["mlp.down"], "layers": "last 1"}
+    plan = peftcore.plan(Toy(), "compacter", bottleneck=4, targets=last)
+    assert {s.info.block for s in plan.selected} == {1}
+    assert not peftcore.plan(Toy(), "compacter", bottleneck=4, train_norms=False).selected
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_compacter_is_a_bottleneck_of_kronecker_sums(layer_norm: bool) -> None:
-    model = nn.Sequential(nn.Linear(5, 12))
-    base, x = copy.deepcopy(model), torch.randn(2, 3, 5)
+    model = nn.Sequential(nn.Linear(5, 12)).double()
+    base, x = copy.deepcopy(model), torch.randn(2, 3, 5, dtype=torch.double)
     config = {"bottleneck": 8, "layer_norm": layer_norm, "targets": ["linear"]}
     piece = moved(model, "compacter", **config).placed[0].piece
     A, z = piece.rule.A, base(x)
@@ -185,9 +255,15 @@ def test_compacter_is_a_bottleneck_of_kronecker_sums(layer_norm: bool) -> None:
     def dense(phm: nn.Module) -> Tensor:
         return sum(torch.kron(A[i], torch.outer(phm.u[i], phm.v[i])) for i in range(4))
 
-    inner = (piece.norm(z) @ dense(piece.down) + piece.down.b).relu()
+    read = z
+    if layer_norm:
+        centred = z - z.mean(-1, keepdim=True)
+        normal = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        read = normal * piece.norm.weight + piece.norm.bias
+    inner = read @ dense(piece.down) + piece.down.b
+    inner = inner / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
     expected = z + inner @ dense(piece.up) + piece.up.b
-    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_a_rule_that_is_not_trained_is_stored_all_the_same(tmp_path) -> None:
@@ -196,7 +272,8 @@ def test_a_rule_that_is_not_trained_is_stored_all_the_same(tmp_path) -> None:
     tuned = model(**batch).logits
     adapter.save(tmp_path / "a")
     stored = load_file(tmp_path / "a" / "adapter.safetensors")
-    assert [name for name in stored if ".rule." in name] == ["blocks.0.down.compacter.rule.A"]
+    rules = [name for name in stored if ".rule." in name]
+    assert rules == ["blocks.0.attention.output.compacter.rule.A"]
     adapter.detach()
     peftcore.load(model, tmp_path / "a")
     assert torch.equal(model(**batch).logits, tuned)
@@ -240,6 +317,7 @@ def test_a_weight_that_the_model_reads_itself_can_be_updated(bias: bool) -> None
         ("compacter", {"bottleneck": 6}, "bottleneck 6 is no multiple of phm_dim 4"),
         ("compacter", {"bottleneck": 0}, "bottleneck: "),
         ("compacter", {"phm_dim": 3, "bottleneck": 9}, "3 does not divide 16"),
+        ("compacter", {}, r"32nd of the 16 features of .*phm_dim 4. Write bottleneck: 4"),
     ],
 )
 def test_bad_input_is_refused_before_anything_changes(
