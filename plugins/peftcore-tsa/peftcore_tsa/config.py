@@ -23,6 +23,11 @@ class TsaConfig(MethodConfig):
     pre_classifier: bool = Field(
         False, description="Transform the input of the head by a d x d matrix that starts as I."
     )
+    stem: bool = Field(
+        False,
+        description="Adapt convolutions outside of the residual blocks too. Of a model whose blocks"
+        " are not known all are adapted.",
+    )
     targets: Targets | None = Field(
         Targets.model_validate(["conv"]),
         description="Convolutions to adapt; those whose kernel is not 3 are left alone.",

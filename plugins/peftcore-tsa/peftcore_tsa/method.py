@@ -20,10 +20,16 @@ class Tsa(Targeted):
             TargetError: no targeted convolution has kernel 3, or there is no head to put beta at.
         """
         targets = self.config.targets
-        if targets is not None and not any(s.matches(targets) and _is_three(s) for s in sites):
+        threes = [s for s in sites if targets is not None and s.matches(targets) and _is_three(s)]
+        if targets is not None and not threes:
             raise TargetError(
                 f"{self.label}.targets: none of the targeted layers is a convolution of kernel 3,"
                 " beside which TSA puts its adapters. Name some, or use a method for linear layers."
+            )
+        if threes and not any(self._adapts(site) for site in threes):
+            raise TargetError(
+                f"{self.label}.stem: all targeted convolutions of kernel 3, such as"
+                f" {threes[0].here}, are outside of the model's blocks. Write stem: true."
             )
         if self.config.pre_classifier and not any(s.role == "head" for s in sites):
             raise TargetError(
@@ -41,7 +47,8 @@ class Tsa(Targeted):
         """
         if self.config.pre_classifier and site.role == "head":
             return self._before(site)
-        if self.config.targets is None or (site.kind.startswith("conv") and not _is_three(site)):
+        left_alone = site.kind.startswith("conv") and not self._adapts(site)
+        if self.config.targets is None or left_alone:
             return None
         return super().peftcore_rewrite_module(site)
 
@@ -61,6 +68,10 @@ class Tsa(Targeted):
             )
         vector = config.form == "vector" and site.layer.in_features == site.layer.out_features
         return Beside(site.layer, module, vector=vector, zero=config.init == "identity")
+
+    def _adapts(self, conv: Site) -> bool:
+        """Tell whether a convolution is adapted: kernel 3, and as released in a residual block."""
+        return _is_three(conv) and (self.config.stem or conv.block is not None or not conv.blocks)
 
     def _before(self, head: Site) -> BeforeHead:
         if head.kind != "linear":

@@ -46,11 +46,11 @@ class OnConvToy(MethodContract):
 
 
 class TestMatrix(OnConvToy):
-    config = {"targets": ["conv"], "pre_classifier": False}
+    config = {"targets": ["conv"], "pre_classifier": False, "stem": True}
 
 
 class TestVectorWithTransform(OnConvToy):
-    config = {"targets": ["conv"], "form": "vector"}
+    config = {"targets": ["conv"], "form": "vector", "stem": True}
 
 
 CONVOLUTIONS = {
@@ -164,11 +164,40 @@ def test_resnet_18_has_the_count_of_its_residual_blocks() -> None:
     assert peftcore.plan(model, "tsa", pre_classifier=True).trainable == 1_220_608 + 512**2
 
 
+@pytest.mark.skipif("timm-cnn" not in installed().backbones, reason="no backbone plugin for CNNs")
+@pytest.mark.parametrize("name", ["resnet18d", "efficientnet_lite0"])
+def test_a_stem_of_kernel_3_is_left_alone_as_released_unless_asked_for(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3).double().eval()
+    inside = [p.site.path for p in peftcore.plan(model, "tsa").placed]
+    outside = {p.site.path for p in peftcore.plan(model, "tsa", stem=True).placed} - set(inside)
+    stem = {"conv1.0", "conv1.3", "conv1.6"} if name == "resnet18d" else {"conv_stem"}
+    assert outside == stem
+    assert inside == [
+        n for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and n not in stem
+    ]  # fmt: skip
+    # what is adapted is y = f(x) + alpha(x) there, and the stem is the base's
+    plain, x = copy.deepcopy(model), torch.randn(1, 3, 32, 32, dtype=torch.double)
+    adapter = peftcore.attach(model, "tsa")
+    with torch.no_grad():
+        for item in adapter.placed:
+            item.piece.alpha.normal_(std=0.1)
+            plain.get_submodule(item.site.path).weight += item.piece.weight_delta()
+    torch.testing.assert_close(model(x), plain(x))
+
+
+def test_a_model_whose_only_convolutions_are_outside_of_its_blocks_says_so() -> None:
+    with pytest.raises(TargetError, match=r"tsa.stem: .* first \(conv\), are outside .*stem: true"):
+        peftcore.plan(ConvToy(), "tsa")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"targets": ["all-linear"]}, "none of the targeted layers is a convolution of kernel 3"),
-        ({"targets": ["conv", "mlp.up"]}, "is of kind linear; tsa acts on convolutions"),
+        ({"targets": ["conv", "mlp.up"], "stem": True}, "is of kind linear; tsa acts on convolutions"),
         ({"targets": None}, "without targets nothing trains"),
         ({"targets": ["convs"]}, "Did you mean conv"),
         ({"form": "full"}, "form: "),
