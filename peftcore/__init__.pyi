@@ -16,6 +16,7 @@ from peftcore.adapter.plan import SAVED as SAVED, Plan as Plan, plan as plan
 from peftcore.adapter.route import route as route
 from peftcore.adapter.saving import save as save
 from peftcore.adapter.switch import activate as activate, disabled as disabled, prompt as prompt
+from peftcore.cli.plan_ import print_plans as print_plans
 from peftcore.errors import (
     AttachError as AttachError,
     CheckpointError as CheckpointError,
@@ -57,6 +58,7 @@ from peftcore.model.backbones import (
     Backbone as Backbone,
     Loaded as Loaded,
     Structural as Structural,
+    backbone_for_plan as backbone_for_plan,
     backbone_for_source as backbone_for_source,
     backbone_named as backbone_named,
     backbone_of as backbone_of,

@@ -147,8 +147,13 @@ def test_exit_codes(strangers: Strangers, body: str, code: int, message: str) ->
 def test_an_interrupt_from_outside_ends_with_130(strangers: Strangers) -> None:
     body = "    click.echo('ready')\n    import threading; threading.Event().wait()"
     strangers.add("act", COMMAND.format(body=body))
+    # in the background of a shell interrupts are ignored, and a child inherits that
+    interruptible = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from peftcore.cli import main; main(['act'])"
+    )
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "peftcore", "act"], stdout=subprocess.PIPE,
+        [sys.executable, "-u", "-c", interruptible], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, **strangers.env},
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -253,7 +258,12 @@ def test_plan_counts_published_settings() -> None:
     assert lora["trainable"] == 56_098_816
     assert lora["base"] == 6_738_415_616
     assert round(lora["percent"]["of_total"], 4) == 0.8256
-    assert sum(row["trainable"] for row in lora["rows"]) == lora["trainable"]
+    assert sum(line["trainable"] for line in lora["lines"]) == lora["trainable"]
+    assert lora["bytes"] == {"base": 4 * lora["base"], "trained": 16 * lora["trainable"]}
+    half = planned("llama-7b", "-m", "lora", "--dtype", "bfloat16")
+    assert half["bytes"]["base"] == 2 * half["base"]
+    shown = run("plan", "llama-7b", "-m", "lora", "--dtype", "bfloat16").stdout
+    assert "memory: base 13.48 GB in bfloat16, " in shown
 
 
 def test_plan_counts_the_head_apart() -> None:
@@ -269,11 +279,11 @@ def test_plan_counts_the_head_apart() -> None:
 
 def test_plan_of_two_methods_and_of_nested_settings() -> None:
     found = planned("bert-base-cased", "-m", "lora", "-m", "bitfit", "-s", "lora.rank=2")
-    assert {row["method"] for row in found["rows"]} == {"lora", "bitfit"}
+    assert {line["method"] for line in found["lines"]} == {"lora", "bitfit"}
     nested = planned(
         "bert-base-cased", "-m", "lora", "-s", "targets.roles=[mlp.up]", "-s", "targets.layers=0;3"
     )
-    assert [(row["role"], row["sites"]) for row in nested["rows"]] == [("mlp.up", 2)]
+    assert [(line["role"], line["sites"]) for line in nested["lines"]] == [("mlp.up", 2)]
 
 
 @pytest.mark.parametrize(
@@ -310,18 +320,52 @@ RECIPE = """
 name: tiny
 backbone: {source: bert-base-cased}
 methods: [{method: lora, rank: 4}]
-task: {name: sequence-classification}
+task: {type: sequence-classification, labels: [bad, good]}
+data: {source: films}
 """
 
 
 def test_plan_of_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE)
-    assert planned(str(file))["trainable"] == 147_456
+    found = planned(str(file))
+    assert (found["trainable"], found["head"], found["base"]) == (147_456, 1_538, 108_311_810)
     assert planned(str(file), "-s", "methods[0].rank=2")["trainable"] == 73_728
+    assert planned(str(file), "-s", "task.labels=[a, b, c]")["head"] == 3 * 769
     file.write_text(RECIPE.replace("methods: ", "compare:\n  small: [lora]\n  big: "))
-    assert planned(str(file))["arms"]["big"]["trainable"] == 147_456
+    assert planned(str(file))["arms"]["big"] == found
     assert run("plan", str(file)).stdout.startswith("small:\n")
+
+
+def test_plan_of_a_recipe_reads_the_labels_where_it_does_not_name_them(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    data = tmp_path / "films"
+    file.write_text(RECIPE.replace(", labels: [bad, good]", "").replace("films", str(data)))
+    missing = run("plan", str(file))
+    assert missing.exit_code == 2 and f"data.source {data}: no such folder" in missing.stderr
+    data.mkdir()
+    rows = "".join(f'{{"text": "a", "label": {label}}}\n' for label in range(5))
+    (data / "train.jsonl").write_text(rows)
+    assert planned(str(file))["head"] == 5 * 769
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--method", "lora"),
+        ("--head", "masked-lm"),
+        ("--num-labels", "3"),
+        ("--modules-to-save", "pooler"),
+        ("--dtype", "bfloat16"),
+    ],
+)
+def test_plan_of_a_recipe_takes_no_option_that_the_recipe_answers(
+    option: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE)
+    done = run("plan", str(file), option, value)
+    assert done.exit_code == 2 and f"{file} says what {option} would" in done.stderr
 
 
 def test_plan_of_a_wrong_recipe_names_every_line(tmp_path: Path) -> None:
@@ -331,9 +375,9 @@ def test_plan_of_a_wrong_recipe_names_every_line(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert f"{file}:4: methods[0].rnak is not a field of lora. Did you mean rank?" in done.stderr
     assert f"{file}:2: " in done.stderr
+    assert f"{file}:1: task: field required." in done.stderr
     file.write_text(RECIPE.replace("lora", "lorra"))
     assert run("plan", str(file)).exit_code == 3
-    assert run("plan", str(file), "-m", "lora").exit_code == 2
     unread = run("plan", str(file), "-s", "rank=2")
     assert unread.exit_code == 2 and "set as methods[0].rank=2" in unread.stderr
     missing = run("plan", str(tmp_path / "recipee.yaml"))

@@ -35,3 +35,11 @@ def print_json(value: Any) -> None:
     import json
 
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+def amount(count: int) -> str:
+    """Return a number of bytes in words, in units of powers of ten."""
+    for power, unit in ((1e9, "GB"), (1e6, "MB")):
+        if count >= power / 10:
+            return f"{count / power:.2f} {unit}"
+    return f"{count / 1e3:.2f} kB"

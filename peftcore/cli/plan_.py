@@ -1,15 +1,16 @@
-"""``peftcore plan SOURCE``."""
+"""``peftcore plan SOURCE``, and how a plan is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from peftcore.cli import _completion
-from peftcore.cli._tables import print_json
+from peftcore.cli._tables import amount, print_json
 from peftcore.errors import ConfigError, UnknownName
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from peftcore.adapter.plan import Plan
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command("plan")
@@ -42,51 +43,73 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
     "--convention", type=click.Choice(["of_total", "of_base", "of_blocks"]), default="of_total",
     help="What the percentage is a share of.",
 )  # fmt: skip
-@click.option("--dtype", type=click.Choice(list(_BYTES)), default="float32", help="Of the base.")
+@click.option("--dtype", type=click.Choice(_DTYPES), help="Of the base; its own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(
     source: str, methods: tuple[str, ...], settings: tuple[str, ...], head: str | None,
-    num_labels: int | None, modules_to_save: tuple[str, ...], convention: str, dtype: str,
+    num_labels: int | None, modules_to_save: tuple[str, ...], convention: str, dtype: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Count what an adapter would train: sites, parameters, memory; no weights are loaded.
+    """Count what an adapter would train: sites, parameters, memory; no weights are read.
 
-    SOURCE is a named size (llama-7b), a folder or named source of weights, or a recipe (.yaml).
+    SOURCE is a named size (llama-7b), a folder or named source of weights, or a recipe (.yaml)
+    that could be trained: a plan of it is what `peftcore train --dry-run` shows.
     """
     if Path(source).suffix in (".yaml", ".yml"):
-        _refuse(source, method=methods, head=head, num_labels=num_labels, modules=modules_to_save)
+        given = {
+            "--method": methods, "--head": head, "--num-labels": num_labels,
+            "--modules-to-save": modules_to_save, "--dtype": dtype,
+        }  # fmt: skip
+        for option in (name for name, value in given.items() if value):
+            raise ConfigError(f"{source} says what {option} would; change it with --set instead.")
         made = _from_file(source, settings)
     else:
         from peftcore.adapter.plan import plan
 
         chosen = _chosen(methods, settings)
-        options = {} if num_labels is None else {"num_labels": num_labels}
-        model = _on_meta(source, head, options)
+        options = {"num_labels": num_labels, "dtype": dtype}
+        model = _on_meta(source, head, {k: v for k, v in options.items() if v is not None})
         made = {"": plan(model, chosen, modules_to_save=modules_to_save)}
-    _write(made, convention, dtype, as_json)
+    print_plans(made, convention=convention, as_json=as_json)
 
 
-def _refuse(file: str, **options: Any) -> None:
-    """Refuse what the file itself says."""
-    for name, value in options.items():
-        if value:
-            raise ConfigError(f"{file} says what --{name} would; change it with --set instead.")
+def print_plans(
+    plans: Mapping[str, Plan],
+    *,
+    convention: str = "of_total",
+    as_json: bool = False,
+    besides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Print plans on stdout as ``peftcore plan`` does: counts, and memory besides activations.
 
-
-def _write(made: Mapping[str, Plan], convention: str, dtype: str, as_json: bool) -> None:
+    Args:
+        plans: by the name of the arm; one without a name stands alone.
+        convention: of the percentage, see :meth:`peftcore.Plan.percent`.
+        as_json: print JSON, with every percentage.
+        besides: what else to say of each arm, by name.
+    """
     if as_json:
-        data = {arm: _as_data(plan, _BYTES[dtype]) for arm, plan in made.items()}
+        data = {arm: {**_as_data(plan), **besides.get(arm, {})} for arm, plan in plans.items()}
         print_json(data.get("", {"arms": data}))
         return
-    for arm, plan in made.items():
+    for arm, plan in plans.items():
         if arm:
             click.echo(f"{arm}:")
         click.echo(plan.table(convention))
-        memory = _memory(plan, _BYTES[dtype])
+        held = _memory(plan)
+        dtypes = " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in _base(plan)}))
         click.echo(
-            f"memory: base {_gb(memory['base'])} in {dtype}, trained tensors with gradients and"
-            f" AdamW {_gb(memory['trained'])}; activations come on top"
+            f"memory: base {amount(held['base'])} in {dtypes}, trained tensors with gradients and"
+            f" AdamW {amount(held['trained'])}; activations come on top"
         )
+        for name, value in besides.get(arm, {}).items():
+            click.echo(f"{name.replace('_', ' ')}: {_in_words(value)}")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    return str(value)
 
 
 def _from_file(file: str, settings: tuple[str, ...]) -> Mapping[str, Plan]:
@@ -139,25 +162,26 @@ def _put(place: dict[str, Any], path: list[str], value: Any) -> None:
 def _on_meta(source: str, head: str | None, options: dict[str, Any]) -> nn.Module:
     import torch
 
-    from peftcore.model.backbones import backbone_for_config, backbone_for_source
+    from peftcore.model.backbones import backbone_for_plan
 
-    sizes = {config for spec in installed().backbones.values() for config in spec.configs}
-    looks_like_a_place = Path(source).exists() or "/" in source
-    if source in sizes or not looks_like_a_place:
-        knows = backbone_for_config(source)
-    else:
-        knows = backbone_for_source(source)
+    knows = backbone_for_plan(source)
     with torch.device("meta"):
         return knows.build(source, head=head or knows.default_head, **options)
 
 
-def _memory(made: Plan, width: int) -> dict[str, int]:
+def _base(made: Plan) -> list[nn.Parameter]:
+    assert made.survey is not None  # of a plan that has not been carried out
+    return [info.parameter for info in made.survey.parameters]
+
+
+def _memory(made: Plan) -> dict[str, int]:
+    """Return the bytes of the base, and those of what is trained."""
+    base = sum(p.numel() * p.element_size() for p in _base(made))
     # a trained tensor costs its value, its gradient and two moments, fp32 each
-    trained = 16 * (made.trainable + made.head)
-    return {"base": width * made.base, "trained": trained}
+    return {"base": base, "trained": 16 * (made.trainable + made.head)}
 
 
-def _as_data(made: Plan, width: int) -> dict[str, Any]:
+def _as_data(made: Plan) -> dict[str, Any]:
     shares = {c: made.percent(c) for c in ("of_total", "of_base", "of_blocks")}
     return {
         "trainable": made.trainable,
@@ -165,9 +189,5 @@ def _as_data(made: Plan, width: int) -> dict[str, Any]:
         "base": made.base,
         "percent": {c: share if share == share else None for c, share in shares.items()},
         "lines": [line._asdict() for line in made.lines],
-        "bytes": _memory(made, width),
+        "bytes": _memory(made),
     }
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

@@ -71,6 +71,11 @@ class ProteinTask(Task):
         super().__init__(config)
         self._padding = 0
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the head depends on the rows; its size is fixed."""
+        return False
+
     def build(self, loaded: Loaded) -> nn.Module:
         """Put the head on the encoder."""
         model = self.model_class(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import EsmConfig, EsmModel, EsmTokenizer
 
 from peftcore import DataError, Loaded, backbone_named
 from peftcore.testing import run_in_process
@@ -21,23 +20,6 @@ from peftcore_protein.tasks import (
 from peftcore_train.data import Row
 
 RESIDUES = "LAGVSERTIDPKQNFYMHWC"
-VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *RESIDUES, "X", "<mask>"]
-
-
-@pytest.fixture(scope="module")
-def esm(tmp_path_factory) -> Path:
-    """An ESM-2 without a pooler in its checkpoint, as the real ones are."""
-    folder = tmp_path_factory.mktemp("esm")
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    EsmTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = EsmConfig(
-        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, pad_token_id=1, mask_token_id=len(VOCABULARY) - 1,
-        position_embedding_type="rotary", token_dropout=True,
-    )  # fmt: skip
-    EsmModel(config, add_pooling_layer=False).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

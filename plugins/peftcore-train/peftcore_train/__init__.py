@@ -37,7 +37,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             summary="Train what a recipe says and write a run directory.",
             command="peftcore_train.cli.train:train",
             reads=(".yaml", ".yml"),
-            plans="peftcore_train.running:plans_of",
+            plans="peftcore_train.planning:plans_of",
         ),
         CommandSpec(
             name="evaluate",

@@ -1,7 +1,7 @@
 """From a recipe to a model with an adapter, new or read from a checkpoint."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from peftcore import (
     Loaded,
     Plan,
     UnknownName,
+    backbone_for_plan,
     backbone_for_source,
     installed,
     resolve,
@@ -32,19 +33,34 @@ def make_task(job: Job) -> Task:
     return task
 
 
-def load_model(job: Job, task: Task) -> tuple[nn.Module, Loaded]:
-    """Load the backbone and let the task build its model on it."""
+def load_model(job: Job, task: Task, *, on_meta: bool = False) -> tuple[nn.Module, Loaded]:
+    """Load the backbone and let the task build its model on it.
+
+    Args:
+        job: the recipe.
+        task: its task, which has learned what its head depends on.
+        on_meta: read no weights; the model is on the meta device.
+    """
     section = job.recipe.backbone
+    options = {**task.load_options(), **section.options}
+    knows = backbone(section, on_meta=on_meta)
+    load = knows.load_on_meta if on_meta else knows.load
     with _quiet_transformers():
-        loaded = _backbone(section).load(
-            section.source, head=task.head, **task.load_options(), **section.options
-        )
-    return task.build(loaded), loaded
+        loaded = load(section.source, head=task.head, **options)
+    with torch.device("meta") if on_meta else nullcontext():
+        return task.build(loaded), loaded
 
 
-def _backbone(section: BackboneSection) -> Backbone:
+def backbone(section: BackboneSection, *, on_meta: bool = False) -> Backbone:
+    """Return what knows the recipe's backbone; on the meta device that may be a named size.
+
+    Raises:
+        ConfigError: nothing does.
+        UnknownName: no installed plugin provides what the recipe names.
+    """
+    find = backbone_for_plan if on_meta else backbone_for_source
     try:
-        return backbone_for_source(section.source, section.name)
+        return find(section.source, section.name)
     except UnknownName:
         raise
     except ConfigError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from peftcore import ConfigError, DataError
 from peftcore_train import recipes, rundir
 from peftcore_train.progress import Progress
-from peftcore_train.schema import Job, anchored, jobs_of
+from peftcore_train.schema import Job, anchored, jobs_of, read_recipe
 from peftcore_train.signals import stop_on_signals
 
 Results = dict[str, dict[str, Any]]
@@ -26,7 +26,7 @@ def start(
     """
     from peftcore_train.processes import join, on_main
 
-    document = anchored(recipes.read(recipe, overrides))
+    document = anchored(read_recipe(recipe, overrides))
     jobs = jobs_of(document)
     first = jobs[0].recipe
     join(first.train)
@@ -72,8 +72,9 @@ def jobs_in(folder: Path) -> list[tuple[Job, Path]]:
 
 
 def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
+    from peftcore_train.planning import rehearse
     from peftcore_train.processes import is_main, join
-    from peftcore_train.running import check_arms, run
+    from peftcore_train.running import run
 
     started = time.monotonic()
     join(jobs[0].recipe.train)
@@ -81,7 +82,7 @@ def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
     with stop_on_signals() as stop:
         left = [job for job in jobs if not (folder / job.arm / rundir.RESULTS).exists()]
         if left and len(jobs) > 1:
-            check_arms(left)
+            rehearse(left)
         for job in jobs:
             place = folder / job.arm
             place.mkdir(exist_ok=True)

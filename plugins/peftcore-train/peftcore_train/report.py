@@ -47,28 +47,3 @@ def number(value: float | int | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def print_plans(plans: dict[str, dict[str, Any]]) -> None:
-    """Print what would be trained, a table for each arm."""
-    console = Console()
-    for arm, plan in plans.items():
-        table = Table(title=arm or None, title_justify="left")
-        for name in ("method", "role"):
-            table.add_column(name)
-        for name in ("sites", "trainable"):
-            table.add_column(name, justify="right")
-        for site in plan["sites"]:
-            table.add_row(
-                site["method"], site["role"], str(site["sites"]), f"{site['trainable']:,}"
-            )
-        console.print(table)
-        counts, memory = plan["parameters"], plan["memory_mb"]
-        console.print(
-            f"trainable {counts['trainable']:,} of {counts['base']:,}"
-            f" ({counts['percent_of_total']:.4f} % of total), head {counts['head']:,};"
-            f" weights {memory['weights']:,} MiB, values with gradients and moments"
-            f" {memory['training']:,} MiB, activations besides",
-            highlight=False,
-            soft_wrap=True,
-        )

@@ -3,7 +3,6 @@
 import gc
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
 from peftcore_train.progress import Progress, shown
-from peftcore_train.schema import SPLITS, Job, Split, TrainSection, load_jobs
+from peftcore_train.schema import SPLITS, Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
 
@@ -65,23 +64,6 @@ def prepare(job: Job) -> Prepared:
     model, loaded = building.load_model(job, task)
     features = {split: [task.encode(row, loaded) for row in rows[split]] for split in SPLITS}
     return Prepared(job, task, model, loaded, features)
-
-
-def check_arms(jobs: Sequence[Job]) -> None:
-    """Check every arm before the first one trains; arms of the same model load it once.
-
-    Raises:
-        PeftcoreError: the data, the model or the methods of an arm do not fit.
-    """
-    prepared: dict[str, Prepared] = {}
-    for job in jobs:
-        recipe = job.recipe
-        key = repr((recipe.backbone, recipe.data, job.task, recipe.train.trackers))
-        if key not in prepared:
-            prepared = {key: prepare(job)}  # one model at a time
-        known = prepared[key]
-        known.task.chosen_metric(recipe.train.metric_for_best)
-        building.plan(job, known.task, known.model, known.loaded)
 
 
 def _check_trackers(section: TrainSection) -> None:
@@ -328,34 +310,3 @@ def peak_memory(accelerator: Accelerator) -> float:
     # Linux counts in kilobytes, macOS in bytes
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def planned(job: Job) -> dict[str, Any]:
-    """Return what would be trained, and the memory it takes besides activations."""
-    prepared = prepare(job)
-    plan = building.plan(job, prepared.task, prepared.model, prepared.loaded)
-    weights = sum(p.numel() * p.element_size() for p in prepared.model.parameters())
-    trained = plan.trainable + plan.head
-    # fp32 values, gradients, and the two moments of AdamW
-    return {
-        "sites": [
-            dict(zip(("method", "role", "sites", "trainable"), row, strict=True))
-            for row in plan.rows
-        ],
-        "parameters": counts(plan),
-        "rows": {split: len(rows) for split, rows in prepared.features.items()},
-        "longest_row": max(max(lengths_of(rows)) for rows in prepared.features.values()),
-        "memory_mb": {
-            "weights": round(weights / 2**20, 1),
-            "training": round(16 * trained / 2**20, 1),
-        },
-    }
-
-
-def plans_of(file: str, settings: Sequence[str] = ()) -> dict[str, Plan]:
-    """Return what training each arm of a recipe would put on its model."""
-    found = {}
-    for job in load_jobs(file, settings):
-        prepared = prepare(job)
-        found[job.arm] = building.plan(job, prepared.task, prepared.model, prepared.loaded)
-    return found

@@ -1,5 +1,6 @@
 """The sections of a recipe that training reads. Imports no torch."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from peftcore import PeftcoreError, Strict, installed, resolve
+from peftcore import ConfigError, PeftcoreError, Strict, installed, nearest, resolve
 from peftcore_train import recipes
 from peftcore_train.recipes import Document, Problems
 
@@ -176,7 +177,24 @@ def load_jobs(path: str | Path, overrides: Sequence[str] = ()) -> list[Job]:
         ConfigError: all problems at once, sorted by line.
         UnknownName: one of them is a method, task or backbone that no plugin provides.
     """
-    return jobs_of(recipes.read(path, overrides))
+    return jobs_of(read_recipe(path, overrides))
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a recipe and apply overrides, which must be of its sections.
+
+    Raises:
+        ConfigError: the file is no recipe, or an override does not fit.
+    """
+    known = {*TrainRecipe.model_fields, "compare"}
+    for text in overrides:
+        section = re.split(r"[.\[=]", text)[0]
+        if section not in known:
+            raise ConfigError(
+                f"--set {text}: a recipe has no section {section!r}.{nearest(section, known)} A"
+                f" method's field is set as methods[0].{text}."
+            )
+    return recipes.read(path, overrides)
 
 
 def jobs_of(document: Document) -> list[Job]:

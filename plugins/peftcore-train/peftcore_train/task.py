@@ -49,6 +49,11 @@ class Task:
     def learn(self, rows: Sequence[Row]) -> None:
         """Take from the training rows what the task must know, such as its labels."""
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the model can be built only after :meth:`learn`; else a plan reads no rows."""
+        return type(self).learn is not Task.learn
+
     def check(self, rows: Sequence[Row]) -> None:
         """Check the rows of one split.
 

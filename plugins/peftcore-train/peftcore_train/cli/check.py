@@ -12,7 +12,7 @@ from peftcore_train.cli.options import as_json, print_json, settings
 @settings
 @as_json
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check RECIPE and its data. Loads no weights; `train --dry-run` does."""
+    """Check RECIPE and its data; `train --dry-run` looks at the model too."""
     from peftcore_train.running import read_data
     from peftcore_train.schema import load_jobs
 

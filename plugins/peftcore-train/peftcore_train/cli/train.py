@@ -58,12 +58,13 @@ def train(
 
 
 def _dry_run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    from peftcore_train.report import print_plans
-    from peftcore_train.running import planned
+    from peftcore import print_plans
+    from peftcore_train.planning import rehearse
     from peftcore_train.schema import load_jobs
 
-    plans = {job.arm: planned(job) for job in load_jobs(recipe, overrides)}
-    if as_json:
-        print_json(plans)
-    else:
-        print_plans(plans)
+    found = rehearse(load_jobs(recipe, overrides))
+    print_plans(
+        {arm: plan for arm, (plan, _) in found.items()},
+        besides={arm: numbers for arm, (_, numbers) in found.items()},
+        as_json=as_json,
+    )

@@ -68,6 +68,11 @@ class SequenceClassification(Task):
         if len(self.labels) > 2:
             self.metric_names = CLASSIFICATION
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the labels are still to be learned."""
+        return not self.labels
+
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a text and a known label."""
         for row in rows:

@@ -76,7 +76,8 @@ class MaskedLM(Task):
 
     def collate(self, rows: Sequence[Features]) -> Batch:
         """Pad on the right; nothing is predicted at padding."""
-        return dict(padded(rows, {**fills(self._tokenizer, rows), "labels": _IGNORED}))
+        labels = {"labels": _IGNORED} if "labels" in rows[0] else {}
+        return dict(padded(rows, {**fills(self._tokenizer, rows), **labels}))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of the masked tokens."""

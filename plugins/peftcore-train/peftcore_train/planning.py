@@ -1,0 +1,92 @@
+"""What training a recipe would put on its model, found without reading any weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from peftcore import Loaded, Plan
+from peftcore_train import building
+from peftcore_train.batches import lengths_of
+from peftcore_train.running import Rows, read_data
+from peftcore_train.schema import Job, load_jobs
+from peftcore_train.task import Task
+
+
+def plans_of(file: str, settings: Sequence[str] = ()) -> dict[str, Plan]:
+    """Return the plan of each arm of a recipe.
+
+    The data is read only where the size of the head depends on it.
+
+    Args:
+        file: the recipe.
+        settings: changes ``KEY=VALUE``.
+
+    Raises:
+        PeftcoreError: the recipe, the model or the methods do not fit.
+    """
+    plans = {}
+    for job in load_jobs(file, settings):
+        task = building.make_task(job)
+        if task.needs_rows:
+            task.learn(task.read(job.recipe.data, "train"))
+        model, loaded = building.load_model(job, task, on_meta=True)
+        plans[job.arm] = building.plan(job, task, model, loaded)
+    return plans
+
+
+@dataclass
+class Rehearsed:
+    """What several arms have in common: the data, and the model without weights.
+
+    Attributes:
+        task: the task, which knows its labels.
+        model: the model, on the meta device.
+        loaded: the backbone inside it.
+        numbers: how many rows each split has, and the length of the longest.
+    """
+
+    task: Task
+    model: nn.Module
+    loaded: Loaded
+    numbers: Mapping[str, Any]
+
+
+def rehearse(jobs: Sequence[Job]) -> dict[str, tuple[Plan, Mapping[str, Any]]]:
+    """Do all that can fail before training, short of reading weights.
+
+    Returns:
+        Of each arm the plan, and the numbers of its data.
+
+    Raises:
+        PeftcoreError: the data, the model or the methods of an arm do not fit.
+    """
+    found = {}
+    known: dict[str, Rehearsed] = {}
+    for job in jobs:
+        recipe = job.recipe
+        key = repr((recipe.backbone, recipe.data, job.task, recipe.train.trackers))
+        if key not in known:
+            known = {key: _rehearsed(job)}  # one model at a time
+        one = known[key]
+        one.task.chosen_metric(recipe.train.metric_for_best)
+        found[job.arm] = building.plan(job, one.task, one.model, one.loaded), one.numbers
+    return found
+
+
+def _rehearsed(job: Job) -> Rehearsed:
+    task, rows = read_data(job)
+    model, loaded = building.load_model(job, task, on_meta=True)
+    numbers: dict[str, Any] = {"rows": {split: len(found) for split, found in rows.items()}}
+    section = job.recipe.backbone
+    # a named size has no tokenizer
+    if not building.backbone(section, on_meta=True).is_size(section.source):
+        numbers["longest_row"] = _longest(task, rows, loaded)
+    return Rehearsed(task, model, loaded, numbers)
+
+
+def _longest(task: Task, rows: Rows, loaded: Loaded) -> int:
+    """Encode every row, and return the greatest length."""
+    features = (task.encode(row, loaded) for found in rows.values() for row in found)
+    return max(length for one in features for length in lengths_of([one]))

@@ -1,0 +1,66 @@
+"""The contract of every task, on the three of this plugin."""
+
+from pathlib import Path
+
+import pytest
+
+from peftcore_train.task import Batch
+from peftcore_train.testing import TaskContract
+
+TEXTS = [
+    "the film was great", "a dull story", "it was lovely and bright", "two people and a weak film",
+    "fine", "the story of two people was boring", "a great film", "awful people of the film",
+]  # fmt: skip
+
+
+def split(column: str, **others: list) -> dict[str, list[dict]]:
+    rows = [
+        {column: text, **{name: values[i] for name, values in others.items()}}
+        for i, text in enumerate(TEXTS)
+    ]
+    return {"train": rows, "validation": rows[:5], "test": rows[3:]}
+
+
+class TestSequenceClassification(TaskContract):
+    task = "sequence-classification"
+    rows = split("text", label=["good", "bad"] * 4)
+    answers = ("label",)
+
+    @pytest.fixture(scope="class")
+    def source(self, bert: Path) -> Path:
+        return bert
+
+
+class TestPairsOfThreeLabels(TestSequenceClassification):
+    config = {"text_column": "one", "pair_column": "other", "label_column": "kind"}
+    rows = split("one", other=TEXTS[::-1], kind=[0, 1, 2, 0, 1, 2, 0, 1])
+    answers = ("kind",)
+
+
+class TestMaskedLM(TaskContract):
+    task = "masked-lm"
+    rows = split("text")
+    predicts = False
+    # other tokens are masked in every epoch
+    epochs = 10
+
+    @pytest.fixture(scope="class")
+    def source(self, bert: Path) -> Path:
+        return bert
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return int((batch["labels"] != -100).sum())
+
+
+class TestCausalLM(TaskContract):
+    task = "causal-lm"
+    config = {"max_new_tokens": 4}
+    rows = split("prompt", completion=["great fine", "dull", "awful and weak", "it"] * 2)
+    answers = ("completion",)
+
+    @pytest.fixture(scope="class")
+    def source(self, llama: Path) -> Path:
+        return llama
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return int((batch["labels"] != -100).sum())
