@@ -37,6 +37,7 @@ from peftcore.method.config import (
     Mark as Mark,
     MethodConfig as MethodConfig,
     NeedsCall as NeedsCall,
+    OneRank as OneRank,
     Rank as Rank,
     WithinPositions as WithinPositions,
     both_sides as both_sides,

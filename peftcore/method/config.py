@@ -56,20 +56,27 @@ class AtMost(Mark):
     Attributes:
         size: the size.
         what: what the size is, for the sentence; ``{most}`` stands for it.
+        per_role: the field may be given per role, so that the sentence can say so.
     """
 
     size: Callable[[Site], int]
     what: str = "which has room for {most}"
+    per_role: bool = True
 
     def refusal(self, field: str, value: Any, site: Site) -> str:
         """Refuse a larger value."""
         most = self.size(site)
         if value is None or value <= most:
             return ""
+        for_this = json.dumps({site.role: most, "default": value})
+        otherwise = (
+            f"for this role alone {field}: {for_this}"
+            if self.per_role
+            else "leave it out with exclude"
+        )
         return (
             f"{field} {value} is above the size of {site.here}, {self.what.format(most=most)}."
-            f" Write {field}: {most} or less, or for this role alone"
-            f' {field}: {{"{site.role}": {most}, "default": {value}}}.'
+            f" Write {field}: {most} or less, or {otherwise}."
         )
 
 
@@ -144,11 +151,11 @@ def both_sides(site: Site) -> tuple[int, int]:
     return site.layer.in_features, site.layer.out_features
 
 
+_RANK_OF_A_WEIGHT = "whose weight has rank {most} at most"
 #: A rank that the weight can have.
-Rank = Annotated[
-    PerRole[Annotated[int, Field(ge=1)]],
-    AtMost(smaller_side, "whose weight has rank {most} at most"),
-]
+Rank = Annotated[PerRole[Annotated[int, Field(ge=1)]], AtMost(smaller_side, _RANK_OF_A_WEIGHT)]
+#: The same, where all layers have the same.
+OneRank = Annotated[int, Field(ge=1), AtMost(smaller_side, _RANK_OF_A_WEIGHT, per_role=False)]
 
 
 class LowRankConfig(MethodConfig):
