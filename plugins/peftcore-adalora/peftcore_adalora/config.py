@@ -1,17 +1,17 @@
 """What a recipe can say about AdaLoRA."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, NeedsCall, OneRank, Targets
 
 
 class AdaLoraConfig(MethodConfig):
     """Configuration of AdaLoRA; the names are those of Hugging Face PEFT."""
 
-    init_r: int = Field(
-        12, ge=1, description="Rank of every update at first; at most the smaller side of a layer."
+    init_r: OneRank = Field(
+        12, description="Rank of every update at first; at most the smaller side of a layer."
     )
     target_r: int = Field(
         8, ge=1, description="Mean rank of the updates in the end; at most init_r."
@@ -27,7 +27,7 @@ class AdaLoraConfig(MethodConfig):
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / init_r. Not given: a scale of 1."
     )
-    dropout: float = Field(
+    dropout: Annotated[float, NeedsCall()] = Field(
         0.0, ge=0, lt=1, description="Dropout on the input of the update, in training."
     )
     targets: Targets = Field(

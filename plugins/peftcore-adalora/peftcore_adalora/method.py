@@ -6,42 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftcore import ConfigError, Method, Placed, Site, TargetError, hookimpl
-from peftcore_adalora.config import AdaLoraConfig
+from peftcore import ConfigError, Placed, Site, Targeted, hookimpl
 from peftcore_adalora.pieces import Svd
 
 
-class AdaLora(Method):
+class AdaLora(Targeted):
     """Adaptive budget allocation for low-rank updates, Zhang et al. 2023."""
 
-    config: AdaLoraConfig
+    def piece(self, site: Site, config: Any) -> Svd:
+        """Return the update of a linear layer."""
+        scale = 1.0 if config.alpha is None else config.alpha / config.init_r
+        return Svd(site.layer, config.init_r, scale, config.dropout)
 
     @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Svd | None:
-        """Return the update of a targeted linear layer.
+    def peftcore_before_run(self, steps: int) -> None:
+        """Check that the schedule has room.
 
         Raises:
-            TargetError: the layer is no linear one or too small, or dropout cannot act there.
+            ConfigError: no step is left between ``tinit`` and ``tfinal``.
         """
-        config = self.config
-        if not site.matches(config.targets):
-            return None
-        layer, here = site.layer, site.here
-        self.check_linear(site, "AdaLoRA updates linear layers")
-        most = min(layer.in_features, layer.out_features)
-        if config.init_r > most:
-            raise TargetError(
-                f"{self.label}.init_r: rank {config.init_r} is above the size of {here}, whose"
-                f" weight has rank {most} at most. Write init_r: {most} or less, or leave the layer"
-                " out with exclude."
+        tinit, tfinal = self.config.tinit, self.config.tfinal
+        if tinit + tfinal >= steps:
+            raise ConfigError(
+                f"{self.label}.tinit and tfinal: {tinit} + {tfinal} steps leave none of the {steps}"
+                f" of this run to move ranks in. Write values whose sum is below {steps}, such as"
+                f" tinit: {steps // 10} and tfinal: {3 * steps // 10}, or train longer."
             )
-        if config.dropout and site.direct:
-            raise TargetError(
-                f"{self.label}.dropout: dropout {config.dropout} cannot act at {here}: the model"
-                " reads the weight there and never calls the layer. Write dropout: 0."
-            )
-        scale = 1.0 if config.alpha is None else config.alpha / config.init_r
-        return Svd(layer, config.init_r, scale, config.dropout)
 
     @hookimpl
     def peftcore_extra_loss(self, placed: Sequence[Placed]) -> Tensor | None:
@@ -62,19 +52,9 @@ class AdaLora(Method):
 
         From step ``steps - tfinal`` on what is kept is fixed, and the other singular values are set
         to zero after each step: the optimiser's momentum would bring them back.
-
-        Raises:
-            ConfigError: no step is left between ``tinit`` and ``tfinal``.
         """
         config, pieces = self.config, _pieces(placed)
         last = steps - config.tfinal
-        if config.tinit >= last:
-            raise ConfigError(
-                f"{self.label}.tinit and tfinal: {config.tinit} + {config.tfinal} steps leave none"
-                f" of the {steps} of this run to move ranks in. Write values whose sum is below"
-                f" {steps}, such as tinit: {steps // 10} and tfinal: {3 * steps // 10}, or train"
-                " longer."
-            )
         if step < last:
             for piece in pieces:
                 piece.observe(config.beta1, config.beta2)

@@ -1,10 +1,12 @@
 """The update of one layer, and what training knows of its importance."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, trainable_dtype
+from peftcore import Delta, LayerInfo
 
 #: Names of the trained tensors: Q, the singular values, P.
 TENSORS = ("lora_A", "lora_E", "lora_B")
@@ -26,23 +28,20 @@ class Svd(Delta):
         super().__init__()
         self.scale = scale
         self.dropout = dropout
-        dtype, device = trainable_dtype(layer.dtype), layer.device
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        self.lora_A = nn.Parameter(zeros(rank, layer.in_features))
-        self.lora_E = nn.Parameter(zeros(rank, 1))
-        self.lora_B = nn.Parameter(zeros(layer.out_features, rank))
+        self.lora_A = nn.Parameter(torch.zeros(rank, layer.in_features))
+        self.lora_E = nn.Parameter(torch.zeros(rank, 1))
+        self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank))
         for name in TENSORS:
             shape = getattr(self, name).shape
-            self.register_buffer(f"sensitivity_{name}", zeros(*shape), persistent=False)
-            self.register_buffer(f"uncertainty_{name}", zeros(*shape), persistent=False)
-        kept = torch.ones(rank, 1, dtype=torch.bool, device=device)
+            self.register_buffer(f"sensitivity_{name}", torch.zeros(shape), persistent=False)
+            self.register_buffer(f"uncertainty_{name}", torch.zeros(shape), persistent=False)
+        kept = torch.ones(rank, 1, dtype=torch.bool)
         self.register_buffer("kept", kept, persistent=False)
-        if device.type != "meta":  # initialising what has no values takes longest of all
-            nn.init.normal_(self.lora_A, std=0.02)
-            nn.init.normal_(self.lora_B, std=0.02)
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw P and Q; the values stay zero."""
+        nn.init.normal_(self.lora_A, std=0.02)
+        nn.init.normal_(self.lora_B, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""

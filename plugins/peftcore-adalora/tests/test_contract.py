@@ -13,3 +13,4 @@ class TestWithDropoutEverywhere(MethodContract):
     config = {
         "init_r": 3, "target_r": 1, "alpha": 6, "dropout": 0.2, "targets": ["all-linear"],
     }  # fmt: skip
+    refused_on = {"wavlm": r"dropout 0\.2 cannot act at .* Write dropout: 0"}
