@@ -1,8 +1,10 @@
 """What a recipe can say about VeRA."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, NeedsCall, Targets
 
 
 class VeraConfig(MethodConfig):
@@ -12,7 +14,7 @@ class VeraConfig(MethodConfig):
         256, ge=1, description="Rank r; above LoRA's, and above the layer's size if you like."
     )
     d_initial: float = Field(0.1, gt=0, description="What the vector d starts with.")
-    dropout: float = Field(
+    dropout: Annotated[float, NeedsCall()] = Field(
         0.0, ge=0, lt=1, description="Dropout on the input of the update, in training."
     )
     projection_seed: int = Field(

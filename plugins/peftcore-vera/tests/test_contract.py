@@ -11,3 +11,4 @@ class TestVera(MethodContract):
 class TestWithDropoutEverywhere(MethodContract):
     method = "vera"
     config = {"rank": 40, "dropout": 0.2, "d_initial": 0.5, "targets": ["all-linear"]}
+    refused_on = {"wavlm": r"dropout 0\.2 cannot act at .* Write dropout: 0"}

@@ -51,8 +51,8 @@ def test_outputs_and_gradients_equal_those_of_peft(make: Any, leaves: list[str])
         layer: Any = theirs.base_model.model.get_submodule(item.site.path)
         shape = item.site.layer
         big = layer.vera_A["default"], layer.vera_B["default"]
-        piece.shared.tensors[piece.keys[0]] = big[0][:, : shape.in_features]
-        piece.shared.tensors[piece.keys[1]] = big[1][: shape.out_features]
+        piece.vera_A.matrix = big[0][:, : shape.in_features]
+        piece.vera_B.matrix = big[1][: shape.out_features]
         pairs.append((piece.vera_lambda_b, layer.vera_lambda_b["default"]))
         pairs.append((piece.vera_lambda_d, layer.vera_lambda_d["default"]))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_output_is_the_formula() -> None:
     piece: Any = adapter.placed[1].piece
     nn.init.normal_(piece.vera_lambda_b)
     nn.init.normal_(piece.vera_lambda_d)
-    a, b = (piece.shared.tensors[key] for key in piece.keys)
+    a, b = piece.vera_A.matrix, piece.vera_B.matrix
     x = torch.randn(3, 6)
     change = piece.vera_lambda_b.diag() @ b @ piece.vera_lambda_d.diag() @ a
     torch.testing.assert_close(piece(x), x @ change.T)
@@ -88,7 +88,7 @@ def test_output_is_the_formula() -> None:
 
 
 def drawn(adapter: peftcore.Adapter) -> list[Tensor]:
-    return [p.piece.shared.tensors[key] for p in adapter.placed for key in p.piece.keys]
+    return [m.matrix for p in adapter.placed for m in (p.piece.vera_A, p.piece.vera_B)]
 
 
 def test_layers_of_a_size_share_their_matrices_whatever_is_done() -> None:
@@ -129,7 +129,7 @@ def test_llama_7b_has_rank_and_width_a_layer() -> None:
 
 
 def test_what_cannot_be_done_is_one_clear_error() -> None:
-    with pytest.raises(TargetError, match="is of kind embedding; VeRA updates linear layers"):
+    with pytest.raises(TargetError, match="is of kind embedding; vera acts on linear layers"):
         peftcore.plan(Toy(), "vera", targets=["embeddings"])
     with pytest.raises(TargetError, match="reads the weight there and never calls"):
         peftcore.plan(nn.Sequential(nn.MultiheadAttention(8, 2)), "vera", dropout=0.1)
