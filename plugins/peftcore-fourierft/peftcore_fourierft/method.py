@@ -4,17 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import (
-    Delta,
-    LayerInfo,
-    Method,
-    MethodConfig,
-    Site,
-    TargetError,
-    hookimpl,
-    trainable_dtype,
-)
+from peftcore import Delta, LayerInfo, Site, Targeted
 from peftcore_fourierft.config import FourierFtConfig
+
+
+class Frequencies(nn.Module):
+    """Rows and columns of n random entries of a spectrum [out, in]; never stored."""
+
+    places: Tensor
+
+    def __init__(self, layer: LayerInfo, count: int, seed: int):
+        super().__init__()
+        self.sizes = (layer.out_features, layer.in_features)
+        self.register_buffer("places", torch.empty(2, count, dtype=torch.long), persistent=False)
+        if not self.places.is_meta:  # a permutation of a large weight takes seconds
+            # drawn on the CPU: the same frequencies on every machine
+            generator = torch.Generator("cpu").manual_seed(seed)
+            size = layer.out_features * layer.in_features
+            order = torch.randperm(size, generator=generator, device="cpu")[:count]
+            self.places[0] = order // layer.in_features
+            self.places[1] = order % layer.in_features
 
 
 class Spectrum(Delta):
@@ -22,15 +31,11 @@ class Spectrum(Delta):
 
     casts_itself = True
 
-    def __init__(self, layer: LayerInfo, places: Tensor, scaling: float):
+    def __init__(self, frequencies: Frequencies, scaling: float):
         super().__init__()
-        self.sizes = (layer.out_features, layer.in_features)
+        self.frequencies = frequencies
         self.scaling = scaling
-        dtype = trainable_dtype(layer.dtype)
-        self.fourierft_spectrum = nn.Parameter(
-            torch.zeros(places.shape[1], dtype=dtype, device=layer.device)
-        )
-        self.register_buffer("places", places, persistent=False)
+        self.fourierft_spectrum = nn.Parameter(torch.zeros(frequencies.places.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
@@ -41,51 +46,20 @@ class Spectrum(Delta):
         values: Tensor = self.fourierft_spectrum
         # there is no Fourier transform of low precision
         values = values.to(torch.promote_types(values.dtype, torch.float32))
-        rows, columns = self.places  # type: ignore[misc]
-        spectrum = values.new_zeros(self.sizes).index_put((rows, columns), values)
+        places = tuple(self.frequencies.places)
+        spectrum = values.new_zeros(self.frequencies.sizes).index_put(places, values)
         change: Tensor = torch.fft.ifft2(spectrum).real * self.scaling
         return change
 
 
-class FourierFt(Method):
+class FourierFt(Targeted):
     """Fourier fine-tuning, Gao et al. 2024, without a preference for a band of frequencies."""
 
-    config: FourierFtConfig
-
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        self._orders: dict[tuple[int, int], Tensor] = {}
-
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Spectrum | None:
-        """Return the update of a targeted linear layer.
-
-        Raises:
-            TargetError: the layer is no linear one, or has fewer values than frequencies.
-        """
-        if not site.matches(self.config.targets):
-            return None
-        layer, here = site.layer, site.here
-        self.check_linear(site, "FourierFT updates linear layers")
-        count, most = site.setting(self.config.n_frequency), layer.in_features * layer.out_features
-        if count > most:
-            raise TargetError(
-                f"{self.label}.n_frequency: {count} frequencies are more than the {most} values of"
-                f" the weight of {here}. Write n_frequency: {most} or less, or for this role alone"
-                f' n_frequency: {{"{site.role}": {most}, "default": {count}}}.'
-            )
-        return Spectrum(layer, self._places(layer, count), self.config.scaling)
-
-    def _places(self, layer: LayerInfo, count: int) -> Tensor:
-        """Return rows and columns of the frequencies, [2, n]; drawn once for layers of a size."""
-        size = layer.in_features * layer.out_features
-        if layer.device.type == "meta":
-            return torch.empty(2, count, dtype=torch.long, device=layer.device)
-        if (size, count) not in self._orders:
-            # drawn on the CPU: the same frequencies on every machine
-            generator = torch.Generator("cpu").manual_seed(self.config.random_loc_seed)
-            order = torch.randperm(size, generator=generator, device="cpu")
-            self._orders[size, count] = order[:count].clone()
-        order = self._orders[size, count]
-        places = torch.stack([order // layer.in_features, order % layer.in_features])
-        return places.to(layer.device)
+    def piece(self, site: Site, config: FourierFtConfig) -> Spectrum:
+        """Return the update of a targeted layer; layers of a size share their frequencies."""
+        layer, count = site.layer, config.n_frequency
+        frequencies = self.shared(
+            (layer.weight_shape, count, layer.device),
+            lambda: Frequencies(layer, count, config.random_loc_seed),
+        )
+        return Spectrum(frequencies, config.scaling)

@@ -50,7 +50,7 @@ def test_outputs_and_gradients_equal_those_of_peft(make: Any) -> None:
     pairs = []
     for item in ours.placed:
         layer: Any = theirs.base_model.model.get_submodule(item.site.path)
-        assert torch.equal(item.piece.places, layer.indices["default"])
+        assert torch.equal(item.piece.frequencies.places, layer.indices["default"])
         pairs.append((item.piece.fourierft_spectrum, layer.fourierft_spectrum["default"]))
     with torch.no_grad():
         for a, b in pairs:
@@ -73,7 +73,7 @@ def test_the_update_is_a_sum_of_waves() -> None:
     values = nn.init.normal_(piece.fourierft_spectrum)
     o, i = torch.meshgrid(torch.arange(6), torch.arange(5), indexing="ij")
     expected = torch.zeros(6, 5)
-    for value, u, v in zip(values, *piece.places, strict=True):
+    for value, u, v in zip(values, *piece.frequencies.places, strict=True):
         expected += value * torch.cos(2 * math.pi * (u * o / 6 + v * i / 5)) * 9 / 30
     torch.testing.assert_close(piece.weight_delta(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(piece(x), F.linear(x, expected), atol=1e-5, rtol=1e-5)
@@ -88,10 +88,24 @@ def test_the_seed_alone_decides_and_no_place_is_stored(tmp_path: Path) -> None:
         )
         adapter.save(tmp_path / "a")
         assert list(peftcore.inspect(tmp_path / "a")["tensors"].values()) == [[7]]
-        return adapter.placed[0].piece.places
+        return adapter.placed[0].piece.frequencies.places
 
     assert torch.equal(places(1, 0), places(1, 1))
     assert not torch.equal(places(1, 0), places(2, 0))
+
+
+def test_layers_of_a_size_share_their_frequencies() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 5), nn.Linear(5, 6))
+    peftcore.attach(model, "fourierft", n_frequency=7, targets=["linear"])
+    first, second, third = (p.piece.frequencies for p in peftcore.adapters(model)["default"].placed)
+    assert first is third and first is not second
+    twin = copy.deepcopy(model)
+    mine = [p.piece.frequencies for p in peftcore.adapters(twin)["default"].placed]
+    assert mine[0] is mine[2] and mine[0] is not first
+    plan = peftcore.plan(
+        nn.Sequential(nn.Linear(5, 6)), "fourierft", targets=["linear"], n_frequency=7
+    )
+    assert plan.placed[0].piece.frequencies.places.is_meta
 
 
 def test_llama_7b_has_n_a_layer() -> None:
@@ -103,9 +117,9 @@ def test_llama_7b_has_n_a_layer() -> None:
 
 
 def test_what_cannot_be_done_is_one_clear_error() -> None:
-    with pytest.raises(TargetError, match="257 frequencies are more than the 256 values of"):
+    with pytest.raises(TargetError, match=r"257 is above .* has 256 values. .*: 256 or less"):
         peftcore.plan(Toy(), "fourierft", n_frequency=257)
-    with pytest.raises(TargetError, match="of kind norm; FourierFT updates linear layers"):
+    with pytest.raises(TargetError, match="of kind norm; fourierft acts on linear layers"):
         peftcore.plan(Toy(), "fourierft", targets=["norm"])
     for wrong in ({"n_frequency": 0}, {"scaling": 0}, {"random_loc_seed": -1}):
         with pytest.raises(ConfigError):
