@@ -40,6 +40,6 @@ def print_json(value: Any) -> None:
 def amount(count: int) -> str:
     """Return a number of bytes in words, in units of powers of ten."""
     for power, unit in ((1e9, "GB"), (1e6, "MB")):
-        if count >= power / 10:
+        if count >= power:
             return f"{count / power:.2f} {unit}"
     return f"{count / 1e3:.2f} kB"

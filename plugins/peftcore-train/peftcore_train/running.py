@@ -252,7 +252,7 @@ def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dic
         "test": test,
         "time": {
             "train_seconds": round(outcome.position.seconds, 2),
-            "peak_memory_mb": peak_memory(accelerator),
+            "peak_bytes": peak_memory(accelerator),
         },
     }
 
@@ -297,16 +297,16 @@ def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:
     )
 
 
-def peak_memory(accelerator: Accelerator) -> float:
-    """Return the most MiB used so far: of the accelerator, or of this process."""
+def peak_memory(accelerator: Accelerator) -> int:
+    """Return the most bytes used so far: of the accelerator, or of this process."""
     if accelerator.device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         import psutil
 
-        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     # Linux counts in kilobytes, macOS in bytes
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

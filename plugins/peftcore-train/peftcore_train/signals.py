@@ -42,6 +42,8 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """Turn Ctrl-C and SIGTERM into a request to stop.
 
+    What was ignored when the program started, as Ctrl-C is in the background of a shell, stays so.
+
     Raises:
         Interrupted: a signal came while nothing had to be saved, or came twice.
     """
@@ -49,7 +51,8 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop._receive) for number in _SIGNALS}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop._receive) for number in heard}
     try:
         yield stop
     finally:

@@ -146,7 +146,7 @@ def test_truncation_cuts_what_is_too_long(recipe, data, peftcore):
     rows = [{"text": "the film was lovely " * 20, "label": "good"}, {"text": "a", "label": "bad"}]
     (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = peftcore("train", recipe(), "--set", "task.truncation=true", "--dry-run", "--json")
-    assert json.loads(done.stdout)[""]["longest_row"] == 24
+    assert json.loads(done.stdout)["longest_row"] == 24
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
