@@ -11,7 +11,7 @@ from torch import nn
 from peftcore.adapter.plan import Plan, Selected
 from peftcore.adapter.state import STATE, Attached, ModelState, Swap
 from peftcore.adapter.statistics import Statistics
-from peftcore.adapter.switch import check_outside, check_unmerged, switch
+from peftcore.adapter.switch import check_outside, check_unmerged, note_values, switch
 from peftcore.adapter.watch import watch
 from peftcore.errors import AttachError
 from peftcore.model.survey import Survey
@@ -125,6 +125,8 @@ def remove(model: nn.Module, state: ModelState, adapter: Attached) -> None:
     if adapter.name in state.active:
         switch(state, tuple(n for n in state.active if n != adapter.name))
     state.adapters.pop(adapter.name, None)
+    state.holder.generation += 1
+    note_values(state)
     for module in adapter.modules_touched():
         seat: Seat | None = module.__dict__.get(SEAT)
         if seat is None:

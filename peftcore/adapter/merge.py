@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from peftcore.adapter.state import Attached, state_of
 from peftcore.adapter.switch import check_outside, switch
@@ -16,6 +17,7 @@ from peftcore.method.placed import Placed
 from peftcore.model.layers import InProjection, Layer, layer_of
 from peftcore.model.walk import ties
 from peftcore.run.program import folded, rebiased_by
+from peftcore.store.fingerprint import look
 
 Tied = dict[str, list[str]]
 
@@ -59,6 +61,36 @@ class Change:
         return new
 
 
+class Seen:
+    """A merged value as it was written, for telling whether it is still the same."""
+
+    def __init__(self, parameter: nn.Parameter):
+        self.version = parameter._version
+        self.dtype = parameter.dtype
+        self.bits = _bits(parameter)
+        self.some = look(parameter.detach()).values.clone()
+
+    def still(self, parameter: nn.Parameter) -> bool:
+        """Tell whether nobody has written to it; a model that was cast or moved has not."""
+        if parameter._version != self.version:
+            return False
+        if parameter.dtype == self.dtype and _bits(parameter) == self.bits:
+            return True
+        now = look(parameter.detach()).values
+        if now.shape != self.some.shape:
+            return False
+        # there and back again, it is rounded as the dtype between rounds
+        between = {parameter.dtype, torch.float16, torch.bfloat16} - {self.dtype}
+        return any(torch.equal(now, self.some.to(d).to(now.dtype)) for d in between)
+
+
+def _bits(parameter: nn.Parameter) -> int:
+    """Return a sum over the bits of all values, which one changed value changes."""
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    whole = parameter.detach()
+    return int(whole.contiguous().view(sizes[whole.element_size()]).sum(dtype=torch.int64))
+
+
 class Undo:
     """What a merged parameter was, and how to tell whether anyone has touched it since."""
 
@@ -72,8 +104,9 @@ class Undo:
             change.module._parameters[change.leaf] = parameter
         else:
             parameter.data = new
+            increment_version(parameter)  # a graph that needs the value before fails, aloud
         self.parameter = parameter
-        self.seen = parameter._version, new.data_ptr()
+        self.seen = Seen(parameter)
 
     @property
     def place(self) -> tuple[int, str]:
@@ -87,17 +120,8 @@ class Undo:
             MergeError: weights were loaded, replaced or written to while merged.
         """
         parameter = self.change.module._parameters.get(self.change.leaf)
-        if parameter is self.parameter and self.seen == (parameter._version, parameter.data_ptr()):
+        if parameter is self.parameter and self.seen.still(parameter):
             return
-        if parameter is self.parameter and self.before is not None:
-            # cast or moved, which the value before can follow; anything else is somebody's work
-            here, self.parameter.data = self.parameter.data, self.before
-            try:
-                merged = self.change.make()
-            finally:
-                self.parameter.data = here
-            if here.shape == merged.shape and torch.equal(here, merged.to(here)):
-                return
         raise MergeError(
             f"{self.change.name} was loaded, replaced or written to while an adapter was merged;"
             " unmerging would throw that away. Take the merge as final with"
@@ -110,6 +134,7 @@ class Undo:
             self.change.module._parameters[self.change.leaf] = None
         else:
             self.parameter.data = self.before.to(self.parameter.data)
+            increment_version(self.parameter)
 
 
 def merge(model: nn.Module, *names: str) -> None:
@@ -128,7 +153,7 @@ def merge(model: nn.Module, *names: str) -> None:
     """
     state = state_of(model)
     chosen, tied = _checked(model, names)
-    verify(state, chosen)
+    verify(chosen)
     active = state.active
     switch(state, ())
     done: list[tuple[str, list[Undo]]] = []
@@ -145,6 +170,7 @@ def merge(model: nn.Module, *names: str) -> None:
     for adapter in chosen:
         state.statistics.put_in(adapter.statistics)
     state.merged.extend(done)
+    state.holder.generation += 1
 
 
 def unmerge(model: nn.Module) -> None:
@@ -157,10 +183,11 @@ def unmerge(model: nn.Module) -> None:
     check_outside(state, "unmerge")
     if not state.merged:
         raise MergeError("no adapter is merged.")
-    for _, undo in reversed(state.merged):
-        for entry in reversed(undo):
-            entry.check()
+    latest = {entry.place: entry for _, undo in state.merged for entry in undo}
+    for entry in latest.values():
+        entry.check()
     names = tuple(name for name, _ in state.merged)
+    state.holder.generation += 1
     for _, undo in reversed(state.merged):
         _undo(undo)
     state.merged.clear()
@@ -177,15 +204,26 @@ def merge_for_good(model: nn.Module, names: Sequence[str]) -> None:
         MergeError: as :func:`merge`. Nothing has been changed then.
     """
     state = state_of(model)
-    if not state.merged:
+    merged = tuple(name for name, _ in state.merged)
+    if merged and names and set(names) != set(merged):
+        raise MergeError(
+            f"adapter {', '.join(merged)} is merged, and {', '.join(names)} is to be: unmerge first,"
+            " or name none to make the merge final."
+        )
+    if not merged:
         chosen, tied = _checked(model, names)
         if len(chosen) > 1:
             merge(model, *[adapter.name for adapter in chosen])
         else:
-            verify(state, chosen)
+            verify(chosen)
+            active = state.active
             switch(state, ())
-            for change in _changes(chosen[0], tied):
-                change.made()  # all are looked at before the first is written
+            try:
+                for change in _changes(chosen[0], tied):
+                    change.made()  # all are looked at before the first is written
+            except BaseException:
+                switch(state, active)
+                raise
             for change in _changes(chosen[0], tied):
                 Undo(change)
             state.statistics.put_in(chosen[0].statistics)

@@ -14,7 +14,7 @@ from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.plan import Plan, make_plan
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.adapter.statistics import Statistics
-from peftcore.adapter.switch import base_only
+from peftcore.adapter.switch import base_only, note_values
 from peftcore.adapter.verify import verify
 from peftcore.errors import CheckpointError, ConfigError
 from peftcore.model.walk import base_modules, running_of
@@ -44,7 +44,7 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
     """
     if adapter.model is None:
         raise CheckpointError(f"adapter {adapter.name!r} has been detached; nothing to save.")
-    verify(state_of(adapter.model), [adapter])
+    verify([adapter])
     tensors = state_of_adapter(adapter)
     for name, tensor in tensors.items():
         if tensor.is_meta:
@@ -266,6 +266,7 @@ def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
     state = state_of(adapter.carrier())
     adapter.statistics = {n: t for n, t in tensors.items() if n in state.statistics.base}
     state.statistics.put_in(adapter.statistics)
+    note_values(state)
 
 
 def _prefix(name: str, known: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.errors import AttachError, UnknownName, nearest
-from peftcore.run.holder import Block, Setting
+from peftcore.run.holder import Block, Setting, owner
 from peftcore.run.program import Program
 from peftcore.run.seat import seat_of
 from peftcore.run.settings import Chosen
@@ -38,12 +37,22 @@ def put_in(state: ModelState, adapters: Sequence[Attached], *, own: bool) -> Non
         moved = state.statistics.take_out()
         for adapter in adapters:
             adapter.statistics = moved
+    if own and state.statistics:
+        state.statistics.take_out()  # what moved while no adapter was active is nobody's
     for adapter in adapters:
         for swap in adapter.swaps:
             swap.put_in(own=own)
         if own:
             state.statistics.put_in(adapter.statistics)
         adapter.is_in = own and state.swaps(adapter)
+    note_values(state)
+
+
+def note_values(state: ModelState) -> None:
+    """Note which adapters have values in the base's place, and whose are in the modules."""
+    having = [a for a in state.adapters.values() if a.swaps or a.statistics]
+    state.holder.having = frozenset(a.name for a in having)
+    state.holder.present = frozenset(a.name for a in having if a.is_in)
 
 
 def modules_of(adapters: Sequence[Attached]) -> list[nn.Module]:
@@ -127,18 +136,26 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
         [adapter.name for adapter in adapters],
         state.holder,
         wanted=any(adapter.uses_context for adapter in adapters),
-        swaps=any(adapter.swaps or adapter.statistics for adapter in adapters),
     )
 
 
 def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:
-    """Refuse to change base parameters while another thread is inside a block of this model."""
-    holding = next((a for a in (*adapters, *state.swapped()) if a.swaps or a.statistics), None)
-    here = threading.get_ident()
-    if holding is not None and any(block.owner != here for block in state.holder.blocks):
+    """Refuse to change base parameters beside a block of another thread or task."""
+    if not any(block.owner != owner() for block in state.holder.blocks):
+        return
+    moved = state.statistics.moved()
+    holding = next(
+        (
+            a
+            for a in (*adapters, *state.swapped())
+            if a.swaps or a.statistics or (a.is_in and moved)
+        ),
+        None,
+    )
+    if holding is not None:
         raise AttachError(
             f"adapter {holding.name!r} holds values of its own for base parameters, which all"
-            " threads share, and another thread is inside route(...) or disabled(...). Serve such"
+            " threads share, and another thread or task is in route(...) or disabled(...). Serve such"
             " adapters from one thread."
         )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftcore.adapter.state import Attached, ModelState
+from peftcore.adapter.state import Attached
 from peftcore.errors import AttachError
 from peftcore.run.seat import SEAT
 
 
-def verify(state: ModelState, adapters: Sequence[Attached]) -> None:
+def verify(adapters: Sequence[Attached]) -> None:
     """Compare what adapters hold with what is in the model, before something is done with it.
 
     Raises:
@@ -17,7 +17,7 @@ def verify(state: ModelState, adapters: Sequence[Attached]) -> None:
     """
     for adapter in adapters:
         _verify_modules(adapter)
-        _verify_values(adapter, active=not state.merged and adapter.name in state.active)
+        _verify_values(adapter, active=adapter.is_in)
 
 
 def _verify_modules(adapter: Attached) -> None:

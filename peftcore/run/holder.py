@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
+from peftcore.run.recomputing import in_backward, keep, kept, parts
 
 
 class Setting(Protocol):
@@ -21,21 +23,47 @@ class Setting(Protocol):
 
     #: A piece that runs uses the context.
     wanted: bool
-    #: Values of base parameters sit in the modules for it.
-    swaps: bool
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module; None for the bare base."""
+
+    def holds(self, having: frozenset[str]) -> frozenset[str]:
+        """Return which of some adapters must have their values in the modules for it."""
 
 
 class Nothing:
     """The setting of a model that has no active adapter."""
 
     wanted = False
-    swaps = False
 
     def program(self, module: nn.Module) -> None:
         """Return nothing: the bare base runs."""
+
+    def holds(self, having: frozenset[str]) -> frozenset[str]:
+        """Return none."""
+        return frozenset()
+
+
+def owner() -> object:
+    """Return what blocks that are opened here belong to: the asyncio task, or the thread."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
+
+
+class Ran(NamedTuple):
+    """What ran in the forward of a checkpointed part.
+
+    Attributes:
+        context: of the call.
+        setting: what ran at each module.
+        generation: of the model's holder.
+    """
+
+    context: Context
+    setting: Setting
+    generation: int
 
 
 class Block:
@@ -46,7 +74,7 @@ class Block:
         setting: what runs inside; ``activate`` changes it.
         outer: the block, of any model, that was open in this thread or task before.
         open: whether it has not been closed; blocks may be closed in any order.
-        owner: the thread that opened it.
+        owner: the thread or asyncio task that opened it.
     """
 
     def __init__(self, holder: ContextHolder, setting: Setting):
@@ -54,11 +82,14 @@ class Block:
         self.setting = setting
         self.outer = _innermost.get()
         self.open = True
-        self.owner = threading.get_ident()
+        self.owner = owner()
 
 
 #: The block that was opened last in this thread or task.
 _innermost: ContextVar[Block | None] = ContextVar("peftcore_block", default=None)
+_NONE: Mapping[int, Tensor] = {}
+#: By id of a holder, the prompt lengths that were said in this thread or task.
+_lengths: ContextVar[Mapping[int, Tensor]] = ContextVar("peftcore_lengths", default=_NONE)
 
 
 class ContextHolder:
@@ -71,6 +102,10 @@ class ContextHolder:
         sequence: number of the sequence that is being computed; a call that goes on with a cache of
             keys and values belongs to the sequence of the call before.
         first_run: what to do when a piece first runs with gradients.
+        having: names of the adapters that have values in the base's place.
+        present: those of them whose values are in the modules now.
+        generation: goes up when an adapter is merged, unmerged or taken off.
+        recorded: a checkpointed part has kept what ran in it.
     """
 
     def __init__(self, backbone: Backbone):
@@ -79,9 +114,14 @@ class ContextHolder:
         self.blocks: list[Block] = []
         self.sequence = 0
         self.first_run: Callable[[], None] | None = None
+        self.having: frozenset[str] = frozenset()
+        self.present: frozenset[str] = frozenset()
+        self.generation = 0
+        self.recorded = False
         self._of_thread = _OfThread()
         # what a compiled graph reads: it knows one thread
         self._current = Context()
+        self._lengths: Tensor | None = None
 
     @property
     def current(self) -> Context:
@@ -107,11 +147,15 @@ class ContextHolder:
     @property
     def lengths(self) -> Tensor | None:
         """[B] number of leading real tokens that are the prompt, said by the caller."""
-        return self._of_thread.lengths
+        if torch.compiler.is_compiling():
+            return self._lengths
+        return _lengths.get().get(id(self))
 
     @lengths.setter
     def lengths(self, lengths: Tensor | None) -> None:
-        self._of_thread.lengths = lengths
+        self._lengths = lengths
+        others = {key: value for key, value in _lengths.get().items() if key != id(self)}
+        _lengths.set(others if lengths is None else {**others, id(self): lengths})
 
     def block(self) -> Block | None:
         """Return the innermost open block of this model in this thread or task."""
@@ -128,9 +172,65 @@ class ContextHolder:
         return self.setting if block is None else block.setting
 
     def program(self, module: nn.Module, otherwise: Any) -> Any:
-        """Return what runs at a module: by the innermost block, outside of blocks ``otherwise``."""
+        """Return what runs at a module: by the innermost block, outside of blocks ``otherwise``.
+
+        Raises:
+            AttachError: another thread or task has put other values in the base's place.
+        """
         block = self.block()
-        return otherwise if block is None else block.setting.program(module)
+        setting = self.setting if block is None else block.setting
+        if self.having and not self._fits(setting):
+            raise AttachError(
+                "a call runs beside route(...) or disabled(...) of another thread or task, and an"
+                f" adapter ({', '.join(sorted(self.having))}) holds values in the place of base"
+                " parameters, of which the model has one set. Serve such adapters from one thread."
+            )
+        return otherwise if block is None else setting.program(module)
+
+    def _fits(self, setting: Setting) -> bool:
+        """Tell whether the values in the modules are those that a setting needs."""
+        return setting.holds(self.having) == self.present
+
+    def begin_training(self) -> None:
+        """Do what is to be done when a piece first runs with gradients."""
+        if self.first_run is not None:
+            watch, self.first_run = self.first_run, None
+            watch()
+
+    def running(self) -> Ran:
+        """Return what runs in this thread or task, for a recomputation."""
+        return Ran(self.current, self.effective(), self.generation)
+
+    def recomputed(self, program: Any) -> Ran | None:
+        """Return what ran in the forward of a checkpointed part that is computed again here.
+
+        In its forward, what runs is kept. None outside of recomputation.
+
+        Args:
+            program: what would run now.
+
+        Raises:
+            AttachError: nothing is known of the forward.
+        """
+        around = [] if self.carried else parts()
+        if not around:
+            return None
+        known = next((ran for part in around if (ran := kept(part, self)) is not None), None)
+        if in_backward():
+            if known is None and program is not None:
+                raise AttachError(
+                    "a checkpointed part of the model is computed again in backward, but its"
+                    " forward ran before the adapter was attached or switched on, or in evaluation"
+                    " mode: attach, activate and call model.train() before the forward."
+                )
+            ran = known
+        else:
+            ran = known or self.running()
+        if ran is not None:
+            self.recorded = True
+            for part in around:
+                keep(part, self, ran)
+        return ran if in_backward() else None
 
     def enter(self, setting: Setting) -> Block:
         """Open a block in this thread or task."""
@@ -149,21 +249,21 @@ class ContextHolder:
         _innermost.set(found)
 
     @contextmanager
-    def as_it_was(self, context: Context, setting: Setting) -> Iterator[None]:
+    def as_it_was(self, ran: Ran) -> Iterator[None]:
         """Run a checkpointed part with what ran in its forward pass, then and in recomputation.
 
         Raises:
-            AttachError: values of base parameters were switched since, which all parts share.
+            AttachError: values of base parameters were switched, merged or taken off since, which
+                all parts share.
         """
-        self.current = context
-        now = self.effective()
-        if now is not setting and (setting.swaps or now.swaps):
+        if ran.generation != self.generation or not self._fits(ran.setting):
             raise AttachError(
-                "a checkpointed part of the model is computed again in backward after its adapter,"
-                " which holds values of base parameters, was switched: call backward before you"
-                " switch, or inside of the same block."
+                "a checkpointed part of the model is computed again in backward after an adapter was"
+                " merged, unmerged or taken off, or after one that holds values of base parameters"
+                " was switched: call backward first, or inside of the same block."
             )
-        block = None if now is setting else self.enter(setting)
+        self.current = ran.context
+        block = None if self.effective() is ran.setting else self.enter(ran.setting)
         before, self._of_thread.carried = self._of_thread.carried, True
         try:
             yield
@@ -205,11 +305,18 @@ class ContextHolder:
         return self.lengths.to(mask.device).repeat_interleave(times)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"backbone": self.backbone, "setting": self.setting}
+        if not self._fits(self.setting):
+            raise AttachError(
+                "the model cannot be copied inside of route(...) or disabled(...) while an adapter"
+                f" ({', '.join(sorted(self.having))}) holds values in the place of base parameters:"
+                " leave the block first."
+            )
+        kept = ("backbone", "setting", "having", "present")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["backbone"])  # type: ignore[misc]
-        self.setting = state["setting"]
+        self.__dict__.update(state)
 
 
 def _holds_tokens(value: Any) -> bool:
@@ -228,5 +335,4 @@ class _OfThread(threading.local):
     def __init__(self) -> None:
         self.current = Context()
         self.columns: int | None = None
-        self.lengths: Tensor | None = None
         self.carried = False

@@ -108,13 +108,22 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         seat = self._peftcore
-        program = seat.program
-        if seat.holder.blocks:
-            program = seat.holder.program(self, program)
+        holder, program = seat.holder, seat.program
+        if holder.blocks:
+            program = holder.program(self, program)
+        elif program is None and not holder.recorded:
+            return base(self, *args, **kwargs)
+        differentiated = torch.is_grad_enabled()
+        # a reentrant checkpoint runs its forward without gradients
+        if (differentiated or self.training) and not torch.compiler.is_compiling():
+            ran = holder.recomputed(program)
+            if ran is not None:
+                with holder.as_it_was(ran):
+                    return forward(self, *args, **kwargs)
+            if program is not None and differentiated:
+                holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            seat.note()
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +134,7 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
         carried = kwargs.pop(_CARRIED, None)
         if carried is None:
             return forward(self, *args, **kwargs)
-        with self._peftcore.holder.as_it_was(*carried):
+        with self._peftcore.holder.as_it_was(carried):
             return forward(self, *args, **kwargs)
 
     chosen = enter if key.generating is not None else carry if key.carries else forward
@@ -139,8 +148,7 @@ def _carrying(cls: type) -> Callable[..., Any]:
         # a checkpointed layer keeps its arguments, so the recomputation sees the same context
         # even when the backbone has been called again in the meantime
         if self.gradient_checkpointing and self.training:
-            holder = self._peftcore.holder
-            kwargs[_CARRIED] = holder.current, holder.effective()
+            kwargs[_CARRIED] = self._peftcore.holder.running()
         return base(self, *args, **kwargs)
 
     return call

@@ -16,15 +16,18 @@ from peftcore.run.seat import seat_of
 class Chosen:
     """The same adapters for all rows; none of them is the bare base."""
 
-    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool, swaps: bool):
+    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool):
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
-        self.swaps = swaps
         self._programs: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": {}}  # a copy has modules of its own
+
+    def holds(self, having: frozenset[str]) -> frozenset[str]:
+        """Return those of its adapters that have values in the base's place."""
+        return having.intersection(self.names)
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module."""
@@ -51,10 +54,13 @@ class ByRow:
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
-        self.swaps = False  # a module that is routed has the values of each row's adapter in turn
         self._rows = Rows(index)
         self._swaps = swaps
         self._programs: dict[int, Any] = {}
+
+    def holds(self, having: frozenset[str]) -> frozenset[str]:
+        """Return none: a module that is routed gets the values of each row's adapter in turn."""
+        return frozenset()
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module."""
