@@ -22,6 +22,7 @@ from peftcore.testing import run_cli
 ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted((ROOT / "peftcore").rglob("*.py"))
 PLUGINS = sorted(p for p in (ROOT / "plugins").iterdir() if (p / "pyproject.toml").exists())
+EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/*/pyproject.toml"))
 HEAVY = {"torch", "transformers", "timm", "numpy", "accelerate", "pydantic"}
 #: The folders and files of the core from the lowest to the highest; imports run down only.
 LEVELS = (
@@ -36,6 +37,7 @@ LIGHT = [
     *(ROOT / "peftcore" / "registry").glob("*.py"),
     *(ROOT / "peftcore" / "cli").glob("*.py"),
     *(p / p.name.replace("-", "_") / "__init__.py" for p in PLUGINS),
+    *(init for p in EXAMPLES for init in p.glob("peftcore_*/__init__.py")),
 ]  # fmt: skip
 #: Plugins on which others may build.
 FOUNDATIONS = {"peftcore_train", "peftcore_transformers"}
@@ -137,7 +139,7 @@ def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
     assert list(TopologicalSorter(aims).static_order())
 
 
-@pytest.mark.parametrize("folder", PLUGINS, ids=named)
+@pytest.mark.parametrize("folder", [*PLUGINS, *EXAMPLES], ids=named)
 def test_a_plugin_imports_the_face_of_the_core_and_nothing_behind_it(folder: Path) -> None:
     face = {"peftcore", "peftcore.testing"}
     for file in sorted(folder.rglob("*.py")):
@@ -218,7 +220,8 @@ def test_every_hook_has_a_contract() -> None:
 
 def test_every_hook_has_a_user_in_the_tree() -> None:
     used: set[str] = set()
-    for file in (f for p in PLUGINS for f in sources(p)):
+    examples = [f for p in EXAMPLES for f in p.glob("peftcore_*/*.py")]
+    for file in (*(f for p in PLUGINS for f in sources(p)), *examples):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef) and any(
                 "hookimpl" in ast.unparse(d) for d in node.decorator_list

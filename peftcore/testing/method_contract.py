@@ -294,6 +294,11 @@ class MethodContract:
         model, batch = self.pair()
         own = self.choice()
         methods: list[Any] = [own, other] if first else [other, own]
+        if not resolve(installed().methods[self.method].method).composes:
+            with pytest.raises(ConfigError, match=f"{self.method} goes with no other method"):
+                peftcore.attach(model, methods)
+            assert not peftcore.adapters(model)
+            return
         adapter = peftcore.attach(model, methods)
         loss_of(model(**batch)).backward()
         adapter.check_alive()

@@ -1,0 +1,69 @@
+"""What every method must do."""
+
+import peftcore
+from peftcore.testing import MethodContract, perturb, run, same
+
+DIRECT = "the model reads the weight there and never calls the layer"
+
+
+class TestMola(MethodContract):
+    method = "mola"
+    config = {"rank": 2, "experts": {"path:**.0.**": 3, "default": 2}}
+    refused_on = {"wavlm": f"{DIRECT}, and Experts is no change of a weight"}
+    merges = False
+
+
+class TestSparsePeft(MethodContract):
+    method = "sparse_peft"
+    config = {"rank": 2}
+    refused_on = {"wavlm": rf"sparsity 0\.5 cannot act at .*: {DIRECT}\. Write sparsity: 0"}
+
+
+class TestRouterTuning(MethodContract):
+    method = "router_tuning"
+    # the few rows of its batch are too alike
+    on = {"hubert": {"level": "token"}}
+    merges = False
+
+    def test_two_adapters_act_one_at_a_time(self) -> None:
+        """A router that is moved further decides the same, one that is turned round does not."""
+        model, batch = self.pair()
+        outputs = {}
+        for name in ("a", "b"):
+            adapter = self.attach(model, name=name)
+            perturb(adapter)
+            if name == "b":
+                for parameter in adapter.parameters():
+                    parameter.data.neg_()
+            outputs[name] = run(model, batch)
+        assert not same(outputs["a"], outputs["b"])
+        for name in ("a", "b", "a"):
+            peftcore.activate(model, name)
+            assert same(run(model, batch), outputs[name])
+
+
+class TestRouterTuningOfTokens(TestRouterTuning):
+    config = {"level": "token", "targets": ["attention", "block"]}
+
+
+class TestRed(MethodContract):
+    method = "red"
+    merges = False
+
+
+class TestTiedLora(MethodContract):
+    method = "tied_lora"
+    config = {"rank": 2, "alpha": 1}
+    refused_on = {"gemma": "which does more than a plain Embedding"}
+
+
+class TestLst(MethodContract):
+    method = "lst"
+    config = {"reduction": 4, "heads": 2}
+    merges = False
+
+
+class TestSwaLora(MethodContract):
+    method = "swa_lora"
+    config = {"rank": 2, "alpha": 4, "dropout": 0.1}
+    on = {"wavlm": {"dropout": 0}}
