@@ -160,9 +160,13 @@ class Attached:
         callers = self.methods.each("peftcore_extra_loss")
         if not callers:
             return 0.0
-        kept = state_of(self.carrier()).holder.current.take_kept()
-        found = [call(placed=self._placed_by(m), kept=kept) for m, call in callers]
-        parts: list[Tensor] = [part for part in found if part is not None]
+        context = state_of(self.carrier()).holder.current
+        parts: list[Tensor] = []
+        for method, call in callers:
+            placed = self._placed_by(method)
+            part = call(placed=placed, kept=context.take_kept(item.piece for item in placed))
+            if part is not None:
+                parts.append(part)
         return sum((part.to(parts[0].device) for part in parts), start=0.0)
 
     def after_step(self, step: int, steps: int) -> None:

@@ -101,8 +101,8 @@ class Adapting:
 
         Args:
             placed: the method's pieces with their sites, in model order.
-            kept: what pieces kept with ``context.keep(piece, value)`` in the last call of the
-                model, in the order of keeping; it is dropped when this hook returns.
+            kept: what these pieces kept with ``context.keep(piece, value)`` in the last call of
+                the model, in the order of keeping; it is dropped when this hook returns.
         """
 
     @hookspec

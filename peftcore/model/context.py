@@ -1,5 +1,6 @@
 """What a piece may know of the batch that is running."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ class Context:
     generated: bool = False
     offset: int = 0
     group: int | None = None
-    _rows: dict[int, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
+    _rows: dict[Any, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
     _kept: dict[Any, list[Any]] = field(default_factory=dict, repr=False)
 
     def keep(self, piece: nn.Module, value: Any) -> None:
@@ -37,29 +38,32 @@ class Context:
         """
         self._kept.setdefault(piece, []).append(value)
 
-    def take_kept(self) -> dict[Any, list[Any]]:
+    def kept(self, piece: nn.Module) -> list[Any]:
+        """Return what a piece has kept in this call so far, for another piece that refers to it."""
+        return self._kept.get(piece, [])
+
+    def take_kept(self, pieces: Iterable[nn.Module]) -> dict[Any, list[Any]]:
         """Return what pieces kept in this call, and forget it."""
-        kept = dict(self._kept)
-        self._kept.clear()
-        return kept
+        return {piece: self._kept.pop(piece) for piece in pieces if piece in self._kept}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": {}, "_kept": {}}
 
     def rows(self, index: Tensor, group: int | None = None) -> "Context":
         """Return the context of some rows of the batch; the same one for the same index."""
-        found = self._rows.get(id(index))
+        group = self.group if group is None else group
+        found = self._rows.get((id(index), group))
         if found is None:
             part = Context(
                 None if self.mask is None else self.mask[index],
                 None if self.prompt is None else self.prompt[index],
                 self.generated,
                 self.offset,
-                self.group if group is None else group,
+                group,
                 _kept=self._kept,
             )
             # the index is kept alive with its context: its id stays its own
-            found = self._rows[id(index)] = (index, part)
+            found = self._rows[id(index), group] = (index, part)
         return found[1]
 
     def widened(self, at: int, count: int) -> "Context":
