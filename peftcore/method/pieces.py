@@ -14,9 +14,10 @@ class Piece(nn.Module):
     """What a method puts at one site. Use one of the four kinds below.
 
     The trainable tensors of a piece are kept in fp32 unless the adapter is told otherwise. Where
-    the activations have another dtype the piece runs under autocast to it; a piece that casts its
-    own tensors sets ``casts_itself`` and saves that cost. A ``forward`` that names an argument
-    ``context`` gets the :class:`Context` of the call.
+    the activations have another dtype the piece runs under autocast to it, and so does what its
+    ``batched`` returns; what comes out is cast back. A piece that casts its own tensors sets
+    ``casts_itself`` and saves that cost. A ``forward`` that names an argument ``context`` gets the
+    :class:`Context` of the call.
 
     The class variables below are worked out once for each class, from what it overrides.
     """
@@ -175,7 +176,8 @@ class Reparam(Piece):
     ) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None:
         """Return one function that serves every row with its own piece, or None.
 
-        It is called with what runs the base's layer, bias included, and x; it returns the output.
+        It is called with what runs the base's layer, bias included, and x; it returns the output,
+        and casts tensors to the dtype of x by itself, as ``through`` does.
 
         Args:
             pieces: pieces of this class at the same site, of several adapters.
@@ -272,6 +274,7 @@ class Around(Piece):
 
     A piece that does not call ``call`` skips the module, and one that calls it twice runs it twice;
     a module that writes to a cache of keys and values must then run exactly once for each token.
+    The module inside runs as it would without the piece, under no autocast of the piece's.
     ``inner`` is optional, for a piece that adds tokens to the sequence.
     """
 

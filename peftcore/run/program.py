@@ -15,9 +15,9 @@ from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform
 from peftcore.method.placed import Placed
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, layer_of
+from peftcore.run.casting import new_bias, run_around, run_piece
 from peftcore.run.holder import ContextHolder
 
-_LOW = (torch.float16, torch.bfloat16)
 #: (start, stop) of the output features of a slice; None for the whole.
 Features = tuple[int, int] | None
 
@@ -66,7 +66,7 @@ class Program:
             return self._inside(module, base, a, k, context)
 
         for piece in reversed(self.around):
-            call = functools.partial(run_around, piece, call, context)
+            call = functools.partial(run_around, piece, call, context, module)
         if not self.widening:
             return call(*args, **kwargs)
         outer, self.holder.current = self.holder.current, context
@@ -166,7 +166,7 @@ class Program:
             more = {"context": context} if piece.through_uses_context else {}
             call = functools.partial(_through, piece, call, precomputed, bias, more)
             if bias is not None and i + 1 < len(pieces):
-                bias = piece.new_bias(bias).to(bias.dtype)
+                bias = new_bias(piece, bias)
         return call
 
     def weight(self, module: nn.Module, name: str, stored: Tensor) -> Tensor:
@@ -227,8 +227,7 @@ def rebiased(bias: Tensor, reparams: Iterable[tuple[Reparam, Features]]) -> Tens
     for piece, features in reparams:
         if piece.changes_bias:
             start, stop = features or (0, len(bias))
-            part = piece.new_bias(bias[start:stop]).to(bias.dtype)
-            bias = torch.cat([bias[:start], part, bias[stop:]])
+            bias = torch.cat([bias[:start], new_bias(piece, bias[start:stop]), bias[stop:]])
     return bias
 
 
@@ -259,45 +258,6 @@ def rebiased_by(stored: Tensor, placed: Sequence[Placed]) -> Tensor:
             start, stop = item.site.features or (0, len(bias))
             bias = bias + nn.functional.pad(change, (start, len(bias) - stop))
     return bias
-
-
-def run_piece(piece: Piece, x: Tensor, context: Context | None = None) -> Tensor:
-    """Call a piece on activations or a weight of any dtype; its tensors are computed in theirs."""
-    call: Callable[..., Tensor] = piece
-    if piece.uses_context:
-        call = functools.partial(call, context=Context() if context is None else context)
-    own = piece._dtype
-    if piece.casts_itself or own == x.dtype or not x.is_floating_point():
-        return call(x)
-    if isinstance(piece, Reparam):
-        return call(x.to(torch.promote_types(own, x.dtype)))
-    if x.dtype in _LOW or own in _LOW:
-        with torch.autocast(x.device.type, x.dtype if x.dtype in _LOW else own):
-            return call(x)
-    return call(x.to(own))
-
-
-def run_around(
-    piece: Around, call: Callable[..., Any], context: Context, *args: Any, **kwargs: Any
-) -> Any:
-    """Call a piece around a module, under autocast where its own tensors have another dtype."""
-    if piece.uses_context:
-        kwargs["context"] = context
-    x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-    own = piece._dtype
-    if piece.casts_itself or x is None or own == x.dtype or not x.is_floating_point():
-        return piece(call, *args, **kwargs)
-    if not (x.dtype in _LOW or own in _LOW):
-        return piece(call, *args, **kwargs)
-    kind, low = x.device.type, x.dtype if x.dtype in _LOW else own
-    was = torch.is_autocast_enabled(kind)
-
-    def inside(*a: Any, **k: Any) -> Any:
-        with torch.autocast(kind, enabled=was):  # the module itself runs as it would without
-            return call(*a, **k)
-
-    with torch.autocast(kind, low):
-        return piece(inside, *args, **kwargs)
 
 
 def add(out: Any, change: Tensor, features: Features, piece: Piece) -> Any:

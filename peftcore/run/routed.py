@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from peftcore.method.pieces import Delta, Reparam, Transform, state_of_tensors
 from peftcore.method.placed import Placed
 from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
+from peftcore.run.casting import run_as, run_piece
 from peftcore.run.holder import ContextHolder
-from peftcore.run.program import Program, add, edit_first, run_piece
+from peftcore.run.program import Program, add, edit_first
 
 
 class Rows:
@@ -156,7 +158,7 @@ class RoutedDeltas(Routed):
         index, groups = self.rows.of(x.shape[0], x.device)
         bank = self.bank(index)
         if bank is not None:
-            return add(out, bank(x), None, self._ones[0])
+            return add(out, run_as(self._ones[0], bank, x), None, self._ones[0])
         for pieces, rows in zip(self.pieces, groups[1:], strict=False):
             if len(rows) == 0:
                 continue
@@ -178,7 +180,8 @@ class RoutedOutputs(Routed):
         index, groups = self.rows.of(whole.shape[0], whole.device)
         bank = self.bank(index)
         if bank is not None:
-            whole = bank(whole, context).to(whole.dtype)
+            edit = partial(_edit_rows, bank, context)
+            whole = run_as(self._ones[0], edit, whole).to(whole.dtype)
             return whole if isinstance(out, Tensor) else type(out)((whole, *out[1:]))
         for pieces, rows in zip(self.pieces, groups[1:], strict=False):
             if len(rows) == 0 or not pieces:
@@ -241,6 +244,10 @@ class RoutedReparams(RoutedGroups):
             return base(module, **{**kwargs, first: y})  # type: ignore[no-any-return]
 
         return bank(call, x)
+
+
+def _edit_rows(bank: Callable[..., Tensor], context: Context, hidden: Tensor) -> Tensor:
+    return bank(hidden, context)
 
 
 def _pick(value: Any, rows: Tensor, count: int) -> Any:
