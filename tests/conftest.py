@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,3 +61,11 @@ def strangers(tmp_path: Path) -> Strangers:
     folder = tmp_path / "site"
     folder.mkdir()
     return Strangers(folder)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return an empty module, ``faulty``, to which references of specs can lead."""
+    made = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "faulty", made)  # type: ignore[arg-type]
+    return made

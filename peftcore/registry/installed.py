@@ -223,13 +223,13 @@ class Registry:
         self._manager.unregister(name=record.key)
 
     @contextmanager
-    def with_plugin(self, plugin: object, name: str = "test") -> Iterator[PluginRecord]:
-        """Have a plugin, an object with hooks or specs, for a while; for tests.
+    def with_plugin(self, *plugin: object, name: str = "test") -> Iterator[PluginRecord]:
+        """Have a plugin, an object with hooks, or specs, for a while; for tests.
 
         Raises:
             PluginError: it cannot be used.
         """
-        record = self.register(plugin, name=name)
+        record = self.register(*plugin, name=name)
         try:
             yield record
         finally:

@@ -18,12 +18,12 @@ from peftcore.model.features import missing
 from peftcore.model.survey import Survey, survey
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
-from peftcore.testing import toy
+from peftcore.testing import kit
 
 
 def pairs() -> list[tuple[str, str]]:
     """Return every pair of installed method and backbone; the kit's own probe is left out."""
-    toy.register()
+    kit.register()
     return [
         (method, backbone)
         for method in installed().methods

@@ -1,4 +1,4 @@
-"""A toy backbone with every common role, a fake-quantised linear, and a probe method."""
+"""A toy text classifier with every common role, and a fake-quantised linear."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from peftcore.errors import ConfigError, PluginError
-from peftcore.method.config import MethodConfig
-from peftcore.method.method import Method
-from peftcore.method.pieces import Delta
+from peftcore.errors import ConfigError
 from peftcore.model.backbones import Backbone, Loaded
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, LayerInfo
-from peftcore.model.sites import Site
-from peftcore.model.targets import Targets
-from peftcore.registry.hookspecs import hookimpl
-from peftcore.registry.installed import PluginRecord, installed
-from peftcore.registry.specs import BackboneSpec, LayerSpec, MethodSpec
+from peftcore.testing import kit
 
 WIDTH, HEADS, INNER, VOCABULARY, CLASSES = 16, 2, 32, 24, 3
 
@@ -187,76 +179,4 @@ class FakeQuant(Layer):
         return F.linear(x, weight, module.bias)
 
 
-class ProbeConfig(MethodConfig):
-    """Configuration of the probe."""
-
-    targets: Targets = Field(["all-linear", "head"], description="Where to probe.")  # type: ignore
-
-
-class Whole(Delta):
-    """A change of the whole weight, zero at first."""
-
-    def __init__(self, site: Site):
-        super().__init__()
-        shape = (site.layer.out_features, site.layer.in_features)
-        self.change = nn.Parameter(torch.zeros(shape, device=site.layer.device))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the summand."""
-        return F.linear(x, self.change)
-
-    def weight_delta(self) -> Tensor:
-        """Return the change."""
-        return self.change
-
-
-class Probe(Method):
-    """Puts a change of the whole weight at every linear; finds places that are never called."""
-
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> Whole | None:
-        """Return the piece of a linear site; a fused layer is probed whole."""
-        linear = site.layer.kind == "linear" and (
-            site.features is None or site.role.endswith("qkv")
-        )
-        return Whole(site) if linear and site.matches(self.config.targets) else None
-
-
-class _Kit:
-    @hookimpl
-    def peftcore_register_backbones(self) -> BackboneSpec:
-        return BackboneSpec(
-            name="toy",
-            summary="Toy classifier of the contract kit.",
-            backbone="peftcore.testing.toy:ToyBackbone",
-            matches=("peftcore.testing.toy:Toy",),
-        )
-
-    @hookimpl
-    def peftcore_register_layers(self) -> LayerSpec:
-        return LayerSpec(
-            type="peftcore.testing.toy:FakeQuantLinear", layer="peftcore.testing.toy:FakeQuant"
-        )
-
-    @hookimpl
-    def peftcore_register_methods(self) -> MethodSpec:
-        return MethodSpec(
-            name="probe",
-            summary="Change of whole weights; for tests.",
-            config="peftcore.testing.toy:ProbeConfig",
-            method="peftcore.testing.toy:Probe",
-        )
-
-
-def register() -> None:
-    """Add the kit's toy, layer and probe to the registry of this process, once."""
-    if "toy" not in installed().backbones:
-        from peftcore.version import __version__
-
-        record = PluginRecord("testing", "peftcore", __version__)
-        installed().add(record, _Kit())
-        if record.status != "ok":
-            raise PluginError(f"the contract kit cannot be used: {record.problem}.")
-
-
-register()
+kit.register()
