@@ -1,6 +1,8 @@
-"""The kit's own probe passes the method contract, and the toy the backbone contract."""
+"""The kit's own probe, toys and layer pass the contracts."""
 
-from peftcore.testing import BackboneContract, MethodContract
+from torch import nn
+
+from peftcore.testing import BackboneContract, FakeQuantLinear, LayerContract, MethodContract
 
 
 class TestProbe(MethodContract):
@@ -9,3 +11,18 @@ class TestProbe(MethodContract):
 
 class TestToy(BackboneContract):
     backbone = "toy"
+
+
+class TestToyDecoder(BackboneContract):
+    backbone = "toy-decoder"
+
+
+class TestToyCnn(BackboneContract):
+    backbone = "toy-cnn"
+
+
+class TestFakeQuantLinear(LayerContract):
+    layer = "peftcore.testing.toy:FakeQuantLinear"
+
+    def make(self) -> nn.Module:
+        return FakeQuantLinear(nn.Linear(6, 4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar
 
 import pytest
 import torch
@@ -13,22 +12,20 @@ from peftcore.model.backbones import backbone_named, backbone_of
 from peftcore.model.globs import path_matches
 from peftcore.model.roles import check_role
 from peftcore.model.survey import survey
-from peftcore.testing import toy
+from peftcore.testing import kit
+from peftcore.testing.declared import Declared
 from peftcore.testing.matrix import loss_of, run, same, tiny
 
-toy.register()
+kit.register()
 
 
-class BackboneContract:
+class BackboneContract(Declared):
     """Subclass it, set ``backbone``, and pytest runs the contract.
 
     Attributes:
         backbone: name of the backbone.
         heads: heads that the family has; every role must be found with at least one of them.
     """
-
-    backbone: ClassVar[str]
-    heads: ClassVar[tuple[str, ...]] = ("none",)
 
     def test_every_role_matches_a_module(self) -> None:
         found: set[str] = set()
