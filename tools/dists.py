@@ -55,9 +55,9 @@ def problems(folder: Path, root: Path = ROOT) -> Iterator[str]:
         yield f"its entry points are {points}, not {expected}"
     if [r for r in meta["dependencies"] if re.match(r"peftcore(?![\w-])", r)] != [core_range(root)]:
         yield f"its dependencies do not name {core_range(root)}"
-    if siblings := [r for r in meta["dependencies"] if r.startswith("peftcore-")]:
-        if {re.split(r"[^\w-]", r)[0] for r in siblings} - FOUNDATIONS:
-            yield f"it depends on other plugins: {', '.join(siblings)}"
+    siblings = {re.split(r"[^\w-]", r)[0] for r in meta["dependencies"] if "peftcore-" in r}
+    if siblings - FOUNDATIONS:
+        yield f"it depends on other plugins: {', '.join(sorted(siblings))}"
     yield from _fields(meta)
     if found.keys() - TABLES or found.get("tool", {}).keys() - TOOLS:
         yield "it has [tool.*] tables; settings of tools belong to the pyproject.toml of the root"

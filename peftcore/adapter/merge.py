@@ -207,8 +207,8 @@ def merge_for_good(model: nn.Module, names: Sequence[str]) -> None:
     merged = tuple(name for name, _ in state.merged)
     if merged and names and set(names) != set(merged):
         raise MergeError(
-            f"adapter {', '.join(merged)} is merged, and {', '.join(names)} is to be: unmerge first,"
-            " or name none to make the merge final."
+            f"adapter {', '.join(merged)} is merged, and {', '.join(names)} is to be: unmerge"
+            " first, or name none to make the merge final."
         )
     if not merged:
         chosen, tied = _checked(model, names)

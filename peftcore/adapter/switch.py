@@ -155,8 +155,8 @@ def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:
     if holding is not None:
         raise AttachError(
             f"adapter {holding.name!r} holds values of its own for base parameters, which all"
-            " threads share, and another thread or task is in route(...) or disabled(...). Serve such"
-            " adapters from one thread."
+            " threads share, and another thread or task is in route(...) or disabled(...). Serve"
+            " such adapters from one thread."
         )
 
 

@@ -258,9 +258,9 @@ class ContextHolder:
         """
         if ran.generation != self.generation or not self._fits(ran.setting):
             raise AttachError(
-                "a checkpointed part of the model is computed again in backward after an adapter was"
-                " merged, unmerged or taken off, or after one that holds values of base parameters"
-                " was switched: call backward first, or inside of the same block."
+                "a checkpointed part of the model is computed again in backward after an adapter"
+                " was merged, unmerged or taken off, or after one that holds values of base"
+                " parameters was switched: call backward first, or inside of the same block."
             )
         self.current = ran.context
         block = None if self.effective() is ran.setting else self.enter(ran.setting)

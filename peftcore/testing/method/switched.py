@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import peftcore
-from peftcore.errors import MergeError, PeftcoreError
+from peftcore.errors import ConfigError, MergeError, PeftcoreError
 from peftcore.model.walk import base_modules
 from peftcore.registry.installed import installed
+from peftcore.registry.references import resolve
 from peftcore.testing.closeness import check_close
 from peftcore.testing.matrix import loss_of, perturb, run, same
 from peftcore.testing.method.on_toy import OnToy
+from peftcore.testing.refusals import refused
 
 
 class Switched(OnToy):
@@ -116,6 +118,10 @@ class Switched(OnToy):
         model, batch = self.pair()
         own = self.choice(self.toy_name())
         methods: list[Any] = [own, other] if first else [other, own]
+        if not resolve(installed().methods[self.method].method).composes:
+            with refused(ConfigError, f"{self.method} goes with no other method", model=model):
+                peftcore.attach(model, methods)
+            return
         adapter = peftcore.attach(model, methods)
         loss_of(model(**batch)).backward()
         adapter.check_alive()

@@ -161,7 +161,10 @@ def test_weights_that_the_model_reads_itself_are_changed_too() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"targets": ["embeddings"]}, "is of kind embedding; svdiff acts on linear layers and convolutions"),
+        (
+            {"targets": ["embeddings"]},
+            "is of kind embedding; svdiff acts on linear layers",
+        ),
         ({"targets": ["norm"]}, "is of kind norm"),
         ({"targets": ["attention.qeury"]}, "Did you mean attention.query"),
         ({"scale": 0}, "scale: "),

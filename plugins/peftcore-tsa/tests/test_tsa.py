@@ -197,7 +197,10 @@ def test_a_model_whose_only_convolutions_are_outside_of_its_blocks_says_so() -> 
     ("config", "message"),
     [
         ({"targets": ["all-linear"]}, "none of the targeted layers is a convolution of kernel 3"),
-        ({"targets": ["conv", "mlp.up"], "stem": True}, "is of kind linear; tsa acts on convolutions"),
+        (
+            {"targets": ["conv", "mlp.up"], "stem": True},
+            "is of kind linear; tsa acts on convolutions",
+        ),
         ({"targets": None}, "without targets nothing trains"),
         ({"targets": ["convs"]}, "Did you mean conv"),
         ({"form": "full"}, "form: "),
