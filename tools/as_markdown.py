@@ -97,6 +97,19 @@ def members(cls: type) -> list[str]:
         call = inspect.unwrap(inner)
         head = name if isinstance(value, property) else signature(call, name)
         found.append(f"- `{head}`: {first_paragraph(call)}")
+        found += [f"  {item}" for item in arguments(call)]
+    return found
+
+
+def arguments(function: Callable[..., Any]) -> list[str]:
+    """Return what a docstring says of the arguments and errors of a function, as list items."""
+    found = []
+    for block in (inspect.getdoc(function) or "").split("\n\n"):
+        title, _, rest = block.partition("\n")
+        if title == "Args:":
+            found += _items(rest)
+        elif title == "Raises:":
+            found += [item.replace("- ", "- raises ", 1) for item in _items(rest)]
     return found
 
 

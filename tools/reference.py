@@ -9,6 +9,7 @@ of this repository are described.
 
 import argparse
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -28,9 +29,10 @@ PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def plugins() -> list[str]:
-    """Return the distributions of the plugins of this repository."""
+    """Return the distributions of this repository that bring plugins."""
     files = sorted(ROOT.glob("plugins/*/pyproject.toml"))
-    return [tomllib.loads(file.read_text())["project"]["name"] for file in files]
+    projects = [tomllib.loads(file.read_text())["project"] for file in files]
+    return [project["name"] for project in projects if "entry-points" in project]
 
 
 def specs(kind: str) -> list[Any]:
@@ -57,10 +59,11 @@ def owner(kind: str, name: str) -> str:
 
 def hooks() -> str:
     """Return every hook with its arguments and its contract."""
-    from peftcore import hookspecs
+    from peftcore.method.hookspecs import Adapting
+    from peftcore.registry.hookspecs import Discovery
 
     out = []
-    for group in (hookspecs.Discovery, hookspecs.Adapting):
+    for group in (Discovery, Adapting):
         out.append(f"## {group.__name__}\n\n{md.docstring(group)}")
         for name, hook in vars(group).items():
             if name.startswith("peftcore_"):
@@ -114,13 +117,18 @@ def _public(name: str, thing: Any) -> str:
     if inspect.isfunction(thing):
         call = inspect.unwrap(thing)
         return f"## {name}\n\n```text\n{md.signature(call)}\n```\n\n{md.docstring(call)}"
-    return f"## {name}\n\n{_OTHERS[name]}"
+    return f"## {name}\n\n{_OTHERS.get(name, _TYPE)}"
 
 
+#: What is said of other names, types of fields mostly.
+_TYPE = "Type of a field; see the class that uses it."
 #: Public names that are neither class nor function.
 _OTHERS = {
     "PerRole": "`PerRole[T]`, type of a field that takes one value or a mapping of role glob to"
     " value with `default` for the rest. Read it with `site.setting(config.rank)`.",
+    "HEADS": "Number of heads of the toy's attention.",
+    "Rank": "Type of a field that is a rank: a `PerRole[int]` from 1 to what the weight can have.",
+    "SAVED": "Label of what `modules_to_save` trains, `\"modules_to_save\"`.",
     "hookimpl": "Marks a function or method as an implementation of a hook.",
 }
 
@@ -134,25 +142,24 @@ def targets() -> str:
 
 def methods() -> str:
     """Return every method with its configuration."""
-    from peftcore.registry.installed import resolve
-    from peftcore.registry.specs import FEATURES
+    from peftcore import installed, resolve
 
     out = []
     for spec in specs("methods"):
         starts = "starts as the base" if spec.identity_at_start else "does not start as the base"
-        needs = " and ".join(FEATURES[key] for key in spec.needs)
-        impossible = f" Needs {needs}." if needs else ""
+        needs = " and ".join(installed().features[key].summary for key in spec.needs)
+        needed = f" Needs {needs}." if needs else ""
         out.append(
             f"## {spec.name}\n\n{spec.summary}\n\nFrom `{owner('methods', spec.name)}`; {starts}."
-            f"{impossible} Paper: {spec.paper}.\n\n{md.fields(resolve(spec.config))}"
+            f"{needed} Paper: {spec.paper}.\n\n{md.fields(resolve(spec.config))}"
         )
     return "\n\n".join(out)
 
 
 def recipe() -> str:
     """Return the fields of every section of a recipe."""
-    from peftcore.recipes import Arm, BackboneSection
-    from peftcore.registry.installed import resolve
+    from peftcore_train.recipes import Arm, BackboneSection
+    from peftcore import resolve
     from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
     parts: list[tuple[str, Any]] = [
@@ -224,45 +231,75 @@ def checkpoint() -> str:
         found = json.loads((Path(folder) / "adapter.json").read_text())
     # the adapter's values are random numbers, which may differ from one torch to the next
     found["digests"] = dict.fromkeys(found["digests"], "...")
-    found["backbone"]["fingerprint"]["values"] = "..."
+    found["backbone"]["fingerprint"].update(values="...", sums={"embeddings.weight": ["..."]})
+    found["digest"] = "..."
     return f"```json\n{json.dumps(found, indent=1)}\n```"
+
+
+def contracts() -> dict[str, Any]:
+    """Return, by method, the first contract class that tests it: it says what fits small models."""
+    from peftcore.testing import MethodContract
+
+    found: dict[str, Any] = {}
+    for file in sorted(ROOT.glob("plugins/*/tests/test_*.py")):
+        if "MethodContract" not in file.read_text("utf-8"):
+            continue
+        name = f"{file.parts[-3]}-{file.stem}".replace("-", "_")
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for cls in vars(module).values():
+            if inspect.isclass(cls) and issubclass(cls, MethodContract) and hasattr(cls, "method"):
+                found.setdefault(cls.method, cls)
+    return found
 
 
 def matrix(run: bool = False) -> str:
     """Return every method on every backbone; with ``run``, after having tried each pair."""
-    from peftcore.testing.matrix import check_pair, pairs
+    from peftcore.testing import check_pair, pairs, reason_against, refusal
 
+    known = contracts()
     columns = [spec.name for spec in specs("backbones")]
     rows = {spec.name: dict.fromkeys(columns, "") for spec in specs("methods")}
     notes, failed = [], []
-    for pair in pairs():
-        if pair.method not in rows or pair.backbone not in columns:
+    for method, backbone in pairs():
+        if method not in rows or backbone not in columns:
             continue
-        if pair.impossible:
-            notes.append(f"- {pair.method} on {pair.backbone}: {pair.impossible}")
+        config = known[method]().choice(backbone)
+        del config["method"]
+        refused = reason_against(method, backbone)
+        if backbone in known[method].refused_on:
+            refused = refusal(method, backbone, config)
+        if refused:
+            notes.append(f"- {method} on {backbone}: {refused}")
         elif run:
             try:
-                check_pair(pair.method, pair.backbone)
+                check_pair(method, backbone, config)
             except Exception as error:
-                failed.append(f"{pair.method} on {pair.backbone}: {type(error).__name__}: {error}")
-        rows[pair.method][pair.backbone] = "no" if pair.impossible else "yes"
+                failed.append(f"{method} on {backbone}: {type(error).__name__}: {error}")
+        rows[method][backbone] = "no" if refused else "yes"
     if failed:
         sys.exit("\n".join(["these pairs fail, so the matrix is not written:", *failed]))
     shown = md.table(("", *columns), [(name, *row.values()) for name, row in rows.items()])
-    with_config = [
-        f"- {spec.name} on {name}: `{json.dumps(dict(config))}`"
-        for spec in specs("methods")
-        for name, config in sorted(spec.config_for.items())
-        if name in columns
+    return f"{shown}\n\n" + ("\n".join(notes) or "No pair is refused.")
+
+
+def features() -> str:
+    """Return what methods may need of a model, and how it is known."""
+    from peftcore import installed
+
+    rows = [
+        (f"`{s.name}`", s.summary, "found in the model" if s.found else "declared by the backbone")
+        for s in installed().features.values()
     ]
-    impossible = "\n".join(notes) or "No pair is declared impossible."
-    return f"{shown}\n\n{impossible}\n\nNot with the defaults:\n\n" + "\n".join(with_config)
+    return md.table(("feature", "is", "known because it is"), rows)
 
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
-        backbones, checkpoint, commands, errors, hooks, matrix, methods, python, recipe, roles,
+        backbones, checkpoint, commands, errors, features, hooks, matrix, methods, python, recipe, roles,
         targets, testing,
     )
 }  # fmt: skip

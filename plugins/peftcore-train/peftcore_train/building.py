@@ -138,6 +138,7 @@ def attach(
         modules_to_save=saved,
         save_frozen=frozen,
         examples=Examples(SingleRows(task, rows, job.recipe.seed), task.loss),
+        tokenizer=loaded.tokenizer,
     )
 
 

@@ -102,7 +102,9 @@ class Loop:
             Interrupted: a stop was asked for; the state has been saved.
             TrainingError: the loss or the validation score is not finite.
             DeadPieceError: something trainable got no gradient.
+            PeftcoreError: a method refuses a run of so many steps.
         """
+        self.adapter.before_run(self.total)
         self.progress.begin("training", self.total, self.position.step)
         try:
             with self.session.stop.waiting():
@@ -138,6 +140,9 @@ class Loop:
                 self._batch(batch)
                 if self._steps_done():
                     break
+        if self._steps_done() or self.position.epoch + 1 == self.section.epochs:
+            # an early stop is known only by the score, which comes too late for it
+            self.adapter.after_run()
         scores = self.session.score(self._check_stop)
         self._keep(scores)
         self.position.epoch += 1
