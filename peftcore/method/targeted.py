@@ -68,13 +68,17 @@ class Targeted(Method):
             return None
         return self.piece(site, self.settled(site))
 
-    def settled(self, site: Site) -> Any:
+    def settled(self, site: Site, chosen_by: str = "targets") -> Any:
         """Return the configuration for a targeted site, after checking that they go together.
+
+        Args:
+            site: the layer.
+            chosen_by: the field of targets that chooses it, for the sentence.
 
         Raises:
             TargetError: the layer is of another kind, or a setting does not fit it.
         """
-        self._check_kind(site)
+        self._check_kind(site, f"{self.label}.{chosen_by}: {site.here}")
         config: MethodConfig = self.config.at(site)
         for field, marks in _marks(type(config)):
             value = getattr(config, field)
@@ -83,20 +87,20 @@ class Targeted(Method):
                     raise TargetError(f"{self.label}.{field}: {why}")
         return config
 
-    def _check_kind(self, site: Site) -> None:
+    def _check_kind(self, site: Site, where: str) -> None:
         kind = site.layer.kind
         whole = "conv" if kind.startswith("conv") else kind
         if whole not in self.kinds:
             known = [_KINDS[k] for k in self.kinds]
             listed = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
             raise TargetError(
-                f"{self.label}.targets: {site.here} is of kind {kind}; {self.name} acts on"
-                f" {listed}. Name the layers inside it, or leave it out with exclude."
+                f"{where} is of kind {kind}; {self.name} acts on {listed}. Name the layers inside"
+                " it, or leave it out with exclude."
             )
         if self.needs_width and not site.layer.out_features:
             raise TargetError(
-                f"{self.label}.targets: {site.here} returns features of a number that is not known,"
-                f" and {self.name} needs their number. Leave it out with exclude."
+                f"{where} returns features of a number that is not known, and {self.name} needs"
+                " their number. Leave it out with exclude."
             )
         if whole not in self.plain:
             return
@@ -105,9 +109,8 @@ class Targeted(Method):
         foreign = whole == "linear" and not issubclass(cls, plain)
         if not foreign and getattr(cls, "forward", None) is not plain.forward:
             raise TargetError(
-                f"{self.label}.targets: {site.here} is a {cls.__name__}, which does more than a"
-                f" plain {plain.__name__}; {self.name} cannot act beside what else it does. Leave"
-                " it out with exclude."
+                f"{where} is a {cls.__name__}, which does more than a plain {plain.__name__};"
+                f" {self.name} cannot act beside what else it does. Leave it out with exclude."
             )
 
 
