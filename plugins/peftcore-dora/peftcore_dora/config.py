@@ -1,23 +1,21 @@
 """What a recipe can say about DoRA."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field
 
-from peftcore import MethodConfig, PerRole, Targets
+from peftcore import LowRankConfig, NeedsCall, PerRole, Targets
+
+if TYPE_CHECKING:
+    from peftcore import Site
 
 
-class DoraConfig(MethodConfig):
+class DoraConfig(LowRankConfig):
     """Configuration of DoRA; `rank`, `alpha` and `dropout` may be given per role."""
 
-    rank: PerRole[Annotated[int, Field(ge=1)]] = Field(
-        8, description="Rank r of the update; at most the smaller side of the layer."
-    )
-    alpha: PerRole[Annotated[float, Field(gt=0)] | None] = Field(
-        None,
-        description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
-    )
-    dropout: PerRole[Annotated[float, Field(ge=0, lt=1)]] = Field(
+    dropout: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
         0.0, description="Dropout on the input of what is added to the base's output, in training."
     )
     targets: Targets = Field(
@@ -27,3 +25,13 @@ class DoraConfig(MethodConfig):
     magnitude_only: Targets | None = Field(
         None, description="Further linear layers whose magnitude alone is tuned."
     )
+
+    def at(self, site: Site) -> Self:
+        """Return the configuration for one site; its rank is 0 where the magnitude alone is tuned.
+
+        Raises:
+            ConfigError: a per-role field has no value for it.
+        """
+        settled = super().at(site)
+        only = self.magnitude_only is not None and site.matches(self.magnitude_only)
+        return settled.model_copy(update={"rank": 0}) if only else settled

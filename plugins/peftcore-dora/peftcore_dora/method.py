@@ -1,51 +1,45 @@
 """The method: which piece goes where, and what cannot be done."""
 
-from peftcore import Method, Site, TargetError, hookimpl
-from peftcore_dora.config import DoraConfig
+from typing import Any
+
+from torch import nn
+
+from peftcore import Site, Targeted, TargetError, hookimpl
 from peftcore_dora.pieces import Decomposed
 
+#: Ends of roles whose output attention or an activation keeps for backward, as it is.
+_READ = ("query", "key", "value", "qkv", "gate", "up")
 
-class Dora(Method):
+
+class Dora(Targeted):
     """Weight-decomposed adaptation, Liu et al. 2024: W' = m (W + s B A) / ||W + s B A||."""
 
-    config: DoraConfig
+    @hookimpl
+    def peftcore_prepare(self, model: nn.Module) -> None:
+        """Note whether the model has modules that write over the output of the one before them."""
+        self._overwrites = any(getattr(module, "inplace", False) for module in model.modules())
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Decomposed | None:
-        """Return the piece of a targeted linear layer.
+        """Return the piece of a layer that is targeted, or whose magnitude alone is.
 
         Raises:
-            TargetError: the layer is no linear one, or does not go with these settings.
+            TargetError: the layer is no linear one, is in both, or does not fit the settings.
         """
-        config = self.config
-        only = config.magnitude_only is not None and site.matches(config.magnitude_only)
-        if site.matches(config.targets):
-            if only:
-                raise TargetError(
-                    f"{self.label}: {site.name} ({site.role}) is in targets and in magnitude_only;"
-                    " leave it out of one of them."
-                )
-        elif not only:
-            return None
-        rank = 0 if only else site.setting(config.rank)
-        scale = 1.0 if only else (site.setting(config.alpha) or rank) / rank
-        dropout = site.setting(config.dropout)
-        self._check(site, rank, dropout)
-        return Decomposed(site, rank, scale, dropout)
+        chosen = [
+            field
+            for field in ("targets", "magnitude_only")
+            if (targets := getattr(self.config, field)) is not None and site.matches(targets)
+        ]
+        if len(chosen) > 1:
+            raise TargetError(
+                f"{self.label}: {site.here} is in {' and in '.join(chosen)}; leave it out of one of"
+                " them."
+            )
+        return self.piece(site, self.settled(site, chosen[0])) if chosen else None
 
-    def _check(self, site: Site, rank: int, dropout: float) -> None:
-        layer, here = site.layer, site.here
-        self.check_linear(site, "DoRA tunes linear layers")
-        most = min(layer.in_features, layer.out_features)
-        if rank > most:
-            raise TargetError(
-                f"{self.label}.rank: rank {rank} is above the size of {here}, whose weight has rank"
-                f" {most} at most. Write rank: {most} or less, or for this role alone"
-                f' rank: {{"{site.role}": {most}, "default": {rank}}}.'
-            )
-        if dropout and site.direct:
-            raise TargetError(
-                f"{self.label}.dropout: dropout {dropout} cannot act at {here}: the model reads the"
-                " weight there and never calls the layer. Write dropout: 0, or for this role alone"
-                f' dropout: {{"{site.role}": 0, "default": {dropout}}}.'
-            )
+    def piece(self, site: Site, config: Any) -> Decomposed:
+        """Return the piece of a linear layer."""
+        scale = config.scale() if config.rank else 1.0
+        shares = site.role.rpartition(".")[2] in _READ and not self._overwrites
+        return Decomposed(site.layer, config.rank, scale, config.dropout, shares_output=shares)

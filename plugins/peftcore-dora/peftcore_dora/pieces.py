@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Reparam, Site, trainable_dtype
+from peftcore import LayerInfo, Reparam, trainable_dtype
 
 #: Rows of a low-precision weight that are cast at once, so that no second whole weight is made.
 _ROWS = 1024
@@ -17,27 +17,30 @@ _ROWS = 1024
 class Decomposed(Reparam):
     """W' = g V by rows, with the norm held constant in backward (Liu et al. 2024, eq. 5 and 11).
 
-    Without an update (rank 0) V is W and the magnitude alone is trained.
+    Without an update (rank 0) V is W and the magnitude alone is trained. ``shares_output`` says
+    that the model keeps the layer's output for backward and that nothing writes over it: then it is
+    kept here too, and else V x, which nobody else has.
     """
 
-    def __init__(self, site: Site, rank: int, scale: float, dropout: float):
+    def __init__(
+        self, layer: LayerInfo, rank: int, scale: float, dropout: float, *, shares_output: bool
+    ):
         super().__init__()
-        layer = site.layer
         self.scale = scale
         self.dropout = dropout
-        dtype = trainable_dtype(layer.dtype)
-        made: dict[str, Any] = {"dtype": dtype, "device": layer.device}
-        self.magnitude = nn.Parameter(torch.empty(layer.out_features, **made))
+        self.shares_output = shares_output
+        self.magnitude = nn.Parameter(torch.empty(layer.out_features))
         self.lora_A: nn.Parameter | None = None
         self.lora_B: nn.Parameter | None = None
         if rank:
-            self.lora_A = nn.Parameter(torch.empty(rank, layer.in_features, **made))
-            self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank, **made))
-        if layer.device.type != "meta":
-            if self.lora_A is not None:
-                nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-            with torch.no_grad():
-                self.magnitude.copy_(_norms(site.weight()))
+            self.lora_A = nn.Parameter(torch.empty(rank, layer.in_features))
+            self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw A, and take the magnitudes of the weight."""
+        if self.lora_A is not None:
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.magnitude.copy_(_norms(weight()))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the new weight, [out, in]."""
@@ -70,7 +73,7 @@ class Decomposed(Reparam):
         With dropout D it is W x + b + (g - 1) W D(x) + g s B A D(x), as in the authors' code.
         """
         if not (self.dropout and self.training):
-            return _scaled(self._with_update(call(x), x), precomputed, bias)
+            return self._scaled(self._with_update(call(x), x), precomputed, bias)
         mask = drawn(x, self.dropout)
         again = call(x * mask / (1 - self.dropout))
         kept = again if bias is None else again - bias
@@ -94,6 +97,17 @@ class Decomposed(Reparam):
             read if self.scale == 1 else read * self.scale, self.lora_B.to(x.dtype)
         )
 
+    def _scaled(self, v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        """Return b + g (v - b), of which v is the part before the gain, bias included."""
+        if v.dtype != gain.dtype:
+            gain = gain.to(v.dtype)
+        if bias is not None and bias.dtype != v.dtype:
+            bias = bias.to(v.dtype)
+        if self.shares_output and torch.is_grad_enabled():
+            scaled: Tensor = _Scaled.apply(v, gain, bias)  # type: ignore[no-untyped-call]
+            return scaled
+        return v * gain if bias is None else torch.lerp(bias, v, gain)
+
 
 def _norms(weight: Tensor) -> Tensor:
     """Return the norms of the rows, [out], at least in fp32."""
@@ -104,17 +118,6 @@ def _norms(weight: Tensor) -> Tensor:
 def _above_zero(norm: Tensor) -> Tensor:
     """Return norms by which can be divided; a row of zeros, whose magnitude is 0, stays zero."""
     return norm.clamp_min(torch.finfo(norm.dtype).tiny)
-
-
-def _scaled(v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-    if v.dtype != gain.dtype:
-        gain = gain.to(v.dtype)
-    if bias is not None and bias.dtype != v.dtype:
-        bias = bias.to(v.dtype)
-    if torch.is_grad_enabled():
-        scaled: Tensor = _Scaled.apply(v, gain, bias)  # type: ignore[no-untyped-call]
-        return scaled
-    return v * gain if bias is None else torch.lerp(bias, v, gain)
 
 
 def drawn(x: Tensor, dropout: float) -> Tensor:
@@ -161,7 +164,7 @@ class _Change(torch.autograd.Function):
 
 
 class _Scaled(torch.autograd.Function):
-    """b + g (v - b), that keeps its output for backward, which most models keep anyway.
+    """b + g (v - b), that keeps its output for backward, which the model keeps anyway.
 
     Autograd would keep v: one more tensor the size of the output for each layer.
     """

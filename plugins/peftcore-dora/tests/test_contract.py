@@ -12,6 +12,7 @@ class TestDora(MethodContract):
 class TestWithDropoutEverywhere(MethodContract):
     method = "dora"
     config = {"rank": {"default": 4, "mlp.*": 2}, "dropout": 0.2, "targets": ["all-linear"]}
+    refused_on = {"wavlm": r"dropout 0\.2 cannot act at .* Write dropout: 0"}
 
 
 class TestMagnitudeBeside(MethodContract):

@@ -8,12 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
 from peftcore import ConfigError, TargetError, installed
 from peftcore.testing import Toy
 from peftcore_dora.pieces import drawn
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=64, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=172, max_position_embeddings=64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
 
 
 def layer(
@@ -89,6 +98,58 @@ def test_a_row_of_zeros_stays_zero_and_finite() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
 
 
+class Overwriting(nn.Sequential):
+    """Two layers with an operation behind the first that writes over its output, or does not."""
+
+    def __init__(self, inplace: bool):
+        super().__init__(nn.Linear(6, 8), nn.Linear(8, 3))
+        self.inplace_here = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self[0](x)
+        hidden = hidden.relu_() if self.inplace_here else hidden.relu()
+        return self[1](hidden)
+
+
+def bert(inplace: bool) -> nn.Module:
+    config = BertConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=16, hidden_act="relu",
+    )  # fmt: skip
+    model = BertModel(config)
+    for block in model.encoder.layer:
+        block.intermediate.intermediate_act_fn = nn.ReLU(inplace=inplace)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make, config",
+    [
+        (lambda inplace: nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace), nn.Linear(8, 3)), {}),
+        (Overwriting, {}),
+        (Overwriting, {"targets": ["path:1"], "magnitude_only": ["path:0"]}),
+        (Overwriting, {"dropout": 0.3}),
+        (bert, {"targets": ["mlp.*"]}),
+    ],
+    ids=["module", "function", "magnitude", "dropout", "bert"],
+)
+def test_what_writes_over_the_output_changes_no_gradient(make: Any, config: Any) -> None:
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = make(inplace)
+        adapter = peftcore.attach(model, "dora", **{"rank": 2, "targets": ["linear"], **config})
+        for parameter in adapter.parameters():
+            nn.init.normal_(parameter, 1.0, 0.5)
+        x = torch.randint(1, 32, (2, 7)) if make is bert else torch.randn(5, 6)
+        torch.manual_seed(1)  # the same dropout
+        out = model.train()(x)
+        (out if isinstance(out, Tensor) else out[0]).square().sum().backward()
+        found.append([p.grad for p in adapter.parameters()])
+    assert all(gradient.any() for gradient in found[0])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_bias_can_be_trained_beside() -> None:
     if "bitfit" not in installed().methods:
         pytest.skip("bitfit is not installed")
@@ -121,12 +182,20 @@ def flops(run: Callable[[], Any]) -> int:
 
 
 def test_a_generated_token_costs_what_it_costs_with_lora() -> None:
-    model, _ = layer(64, 64)
-    x = torch.randn(1, 64)
-    model.eval()
-    with torch.no_grad():
-        first, second = flops(lambda: model(x)), flops(lambda: model(x))
-    assert second == 2 * (64 * 64 + 4 * (64 + 64)) < first
+    if "lora" not in installed().methods:
+        pytest.skip("lora is not installed")
+    ids = torch.randint(0, 500, (2, 12))
+
+    def costs(method: str) -> list[int]:
+        model = llama().eval()
+        peftcore.attach(model, method, rank=4, targets=["all-linear"])
+        with torch.no_grad():
+            cache = model(ids[:, :10]).past_key_values
+            return [
+                flops(lambda i=i: model(ids[:, i : i + 1], past_key_values=cache)) for i in (10, 11)
+            ]
+
+    assert costs("dora") == costs("lora")
 
 
 def test_kept_norms_never_outlive_a_change() -> None:
@@ -173,11 +242,7 @@ def saved_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
 def test_backward_keeps_little_more_than_with_lora(dropout: float) -> None:
     if "lora" not in installed().methods:
         pytest.skip("lora is not installed")
-    config = LlamaConfig(
-        vocab_size=500, hidden_size=64, num_hidden_layers=4, num_attention_heads=4,
-        intermediate_size=172, max_position_embeddings=64,
-    )  # fmt: skip
-    model, ids = LlamaForCausalLM(config), torch.randint(0, 500, (2, 64))
+    model, ids = llama(), torch.randint(0, 500, (2, 64))
     roles = ["attention.query", "attention.key", "attention.value", "mlp.up", "mlp.down"]
     kept = {}
     for method in ("lora", "dora"):
@@ -208,7 +273,8 @@ def test_llama_7b_has_the_published_count(rank: int, count: int, percent: float)
     "config, words",
     [
         ({"rank": 17}, r"rank 17 is above .*blocks.0.attention.query.* rank: 16"),
-        ({"targets": ["norm"]}, "is of kind norm; DoRA tunes linear layers"),
+        ({"targets": ["norm"]}, "is of kind norm; dora acts on linear layers"),
+        ({"magnitude_only": ["norm"]}, r"dora.magnitude_only: blocks.0.norm1 \(norm\) is of kind"),
         ({"magnitude_only": ["attention.query"]}, "is in targets and in magnitude_only"),
     ],
     ids=str,
@@ -216,6 +282,11 @@ def test_llama_7b_has_the_published_count(rank: int, count: int, percent: float)
 def test_what_cannot_be_done_is_one_clear_error(config: dict[str, Any], words: str) -> None:
     with pytest.raises(TargetError, match=words):
         peftcore.plan(Toy(), "dora", **config)
+
+
+def test_a_layer_whose_magnitude_alone_is_trained_may_be_smaller_than_the_rank() -> None:
+    plan = peftcore.plan(Toy(), "dora", rank=8, magnitude_only=["head"])
+    assert plan.trainable == 4 * (16 + 2 * 8 * 16) + 3
 
 
 def test_dropout_where_the_weight_is_read_directly_is_refused() -> None:
