@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftcore
-from peftcore import AttachError, ConfigError
+from peftcore import AttachError, ConfigError, TargetError
 from peftcore.testing import MethodContract, Toy
 
 
@@ -126,6 +126,32 @@ def test_only_the_shifts_are_stored(tmp_path) -> None:
     torch.testing.assert_close(model(**batch).logits, tuned)
 
 
+def test_an_adapter_means_the_same_on_a_bf16_copy_of_its_base(tmp_path) -> None:
+    base = nn.Sequential(nn.Conv1d(6, 8, 3), nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 16))
+    # equal singular values: the vectors are whatever the last bit of the weight makes them
+    nn.init.orthogonal_(base[3].weight)
+    twin = copy.deepcopy(base).bfloat16()
+    x = torch.randn(32, 6, 12).bfloat16()
+    adapter = moved(base, targets=["linear", "conv"])
+    adapter.save(tmp_path / "a")
+    peftcore.load(twin, tmp_path / "a")
+    expected = base(x.float())
+    # 2^-8 is the rounding of one number in bf16; there are three layers
+    difference = (twin(x).float() - expected).abs().max()
+    assert difference < 3 * 2**-8 * expected.abs().max()
+
+
+def test_in_fp32_the_singular_values_are_shifted_but_for_the_rounding_of_bf16() -> None:
+    model = nn.Sequential(nn.Linear(24, 24))
+    weight = model[0].weight.detach()
+    piece = moved(model, scale=0.1, targets=["linear"]).placed[0].piece
+    sigma = torch.linalg.svdvals(weight)
+    shifted = (sigma + 0.1 * piece.delta.detach()).clamp_min(0)
+    values = torch.linalg.svdvals(piece(weight).detach())
+    rounding = 2 * 2**-8 * torch.linalg.matrix_norm(weight)
+    assert (values - shifted.sort(descending=True).values).abs().max() < rounding
+
+
 def test_a_large_model_is_planned_without_decomposing_it() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4096, 11008), nn.Conv2d(320, 640, 3), nn.GroupNorm(32, 640))
@@ -183,6 +209,21 @@ def test_bad_input_is_refused_before_anything_changes(config: dict, message: str
 class Padding(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x) + 1
+
+
+def test_linear_layers_that_do_more_than_a_plain_one_are_refused() -> None:
+    model, x = nn.Sequential(Scaled(4, 4)), torch.randn(9, 4)
+    bare = model(x)
+    with pytest.raises(
+        TargetError, match=r"0 \(linear\) is a Scaled, which does more than a plain"
+    ):
+        peftcore.attach(model, "svdiff", targets=["linear"])
+    assert torch.equal(model(x), bare)
 
 
 def test_convolutions_that_do_more_than_a_plain_one_are_refused() -> None:
