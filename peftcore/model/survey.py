@@ -279,7 +279,8 @@ def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Target
         where = f"{config_name}.{field}"
         if chosen.stack is not None and chosen.stack not in stacks:
             known = f"Its stacks: {', '.join(stacks)}." if stacks else "It is one: leave stack out."
-            found.append(f"{where}: this model has no stack {chosen.stack!r}. {known}")
+            near = nearest(chosen.stack, stacks)
+            found.append(f"{where}: this model has no stack {chosen.stack!r}.{near} {known}")
             continue
         first, stop = (0, survey.blocks) if chosen.stack is None else stacks[chosen.stack]
         try:
@@ -295,7 +296,8 @@ def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Target
                     f"{nearest(pattern, survey.roles())} Roles here: {_roles(survey)}."
                 )
         if not found and not any(chosen.match(site) for site in survey.sites):
-            found.append(f"{where}: no site is left after layers and exclude.")
+            after = "stack, layers" if chosen.stack else "layers"
+            found.append(f"{where}: no site is left after {after} and exclude.")
     return found
 
 

@@ -134,12 +134,12 @@ class Targets(Strict):
         return value
 
     def indices(self, count: int) -> tuple[int, ...]:
-        """Return the chosen block indices of a model of ``count`` blocks.
+        """Return the chosen block indices of a model, or of the stack, of ``count`` blocks.
 
         Raises:
             TargetError: a chosen block does not exist.
         """
-        return _indices(self.layers, count)
+        return _indices(self.layers, count, f"the {self.stack}" if self.stack else "the model")
 
     def _chooses_block(self, site: Place) -> bool:
         if site.block is None:
@@ -162,14 +162,14 @@ class Targets(Strict):
 
 
 @lru_cache(maxsize=1024)
-def _indices(layers: str | tuple[int, ...], count: int) -> tuple[int, ...]:
+def _indices(layers: str | tuple[int, ...], count: int, whole: str) -> tuple[int, ...]:
     spans = _spans(layers, count) if isinstance(layers, str) else [range(i, i + 1) for i in layers]
     for span in spans:
         if span and not 0 <= span[0] <= span[-1] < count:
             beyond = span[0] if not 0 <= span[0] < count else span[-1]
             raise TargetError(
                 f"layers {layers!r} names block {beyond}, "
-                f"but the model has {count} blocks (0 to {count - 1})."
+                f"but {whole} has {count} blocks (0 to {count - 1})."
             )
     return tuple(i for span in spans for i in span)
 

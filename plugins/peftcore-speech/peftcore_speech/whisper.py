@@ -31,7 +31,8 @@ class Whisper(TransformersBackbone):
 
     Layers of the encoder and of the decoder are both blocks, the encoder's first: of whisper-small
     0 to 11 are the encoder's and 12 to 23 the decoder's. So ``attention`` is the self-attention of
-    both sides, and ``cross_attention`` the decoder's to the encoder.
+    both sides, and ``cross_attention`` the decoder's to the encoder. Targets name one side as
+    ``stack``, and count its blocks from 0 then.
 
     A call runs two sequences, and generation runs the encoder by itself; so methods are told no
     mask and no prompt, and take every frame and every token as real.
