@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 from peftcore.adapter.state import Attached, state_of
 from peftcore.adapter.switch import check_outside, switch
 from peftcore.adapter.verify import verify
-from peftcore.errors import MergeError, UnknownName, nearest
+from peftcore.errors import AttachError, MergeError, UnknownName, nearest
 from peftcore.method.placed import Placed
 from peftcore.model.layers import InProjection, Layer, layer_of
 from peftcore.model.walk import ties
@@ -183,6 +183,7 @@ def unmerge(model: nn.Module) -> None:
     check_outside(state, "unmerge")
     if not state.merged:
         raise MergeError("no adapter is merged.")
+    _check_modules([state.adapters[name] for name, _ in state.merged])
     latest = {entry.place: entry for _, undo in state.merged for entry in undo}
     for entry in latest.values():
         entry.check()
@@ -191,8 +192,21 @@ def unmerge(model: nn.Module) -> None:
     for _, undo in reversed(state.merged):
         _undo(undo)
     state.merged.clear()
-    state.statistics.take_out()
+    moved = state.statistics.take_out()
+    for name in names:
+        state.adapters[name].statistics = moved
     switch(state, names)
+
+
+def _check_modules(adapters: Sequence[Attached]) -> None:
+    try:
+        verify(adapters)
+    except AttachError as error:
+        raise MergeError(
+            "a module was replaced while an adapter was merged, so that unmerging would not reach"
+            " all that was merged. Put the module back, or take the merge as final with"
+            " peftcore.merge_and_unload."
+        ) from error
 
 
 def merge_for_good(model: nn.Module, names: Sequence[str]) -> None:
