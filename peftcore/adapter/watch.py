@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from peftcore.adapter.state import Attached
+from peftcore.adapter.state import Attached, state_of
+from peftcore.run.recomputing import in_reentrant
 
 
 class DeadPieceWarning(UserWarning):
@@ -16,21 +18,35 @@ class DeadPieceWarning(UserWarning):
 
 def watch(adapter: Attached) -> None:
     """Look at the end of the next backward pass whether everything trained got a gradient."""
+    waiting = dict(adapter.named_parameters())
     handles: list[Any] = []
+    queued = False
 
-    def first_gradient(_: torch.Tensor) -> None:
+    def report() -> None:
         for handle in handles:
             handle.remove()
-        if handles:
-            handles.clear()
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: _report(adapter))
+        _warn(adapter, list(waiting))
 
-    for _, parameter in adapter.named_parameters():
-        handles.append(parameter.register_post_accumulate_grad_hook(first_gradient))
+    def hook(name: str) -> Callable[[torch.Tensor], None]:
+        def got(_: torch.Tensor) -> None:
+            nonlocal queued
+            waiting.pop(name, None)
+            if queued:
+                return
+            queued = True
+            if not in_reentrant():
+                torch.autograd.Variable._execution_engine.queue_callback(report)
+            elif adapter.model is not None:
+                # the pass that is ending is that of one part alone
+                state_of(adapter.model).holder.first_run = report
+
+        return got
+
+    for name, parameter in list(waiting.items()):
+        handles.append(parameter.register_post_accumulate_grad_hook(hook(name)))
 
 
-def _report(adapter: Attached) -> None:
-    dead = [name for name, parameter in adapter.named_parameters() if parameter.grad is None]
+def _warn(adapter: Attached, dead: list[str]) -> None:
     if dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
         warnings.warn(

@@ -101,7 +101,7 @@ class ContextHolder:
         blocks: the open blocks of all threads and tasks, in the order of opening.
         sequence: number of the sequence that is being computed; a call that goes on with a cache of
             keys and values belongs to the sequence of the call before.
-        first_run: what to do when a piece first runs with gradients.
+        first_run: what to do when a piece runs next in training.
         having: names of the adapters that have values in the base's place.
         present: those of them whose values are in the modules now.
         generation: goes up when an adapter is merged, unmerged or taken off.
@@ -192,8 +192,8 @@ class ContextHolder:
         return setting.holds(self.having) == self.present
 
     def begin_training(self) -> None:
-        """Do what is to be done when a piece first runs with gradients."""
-        if self.first_run is not None:
+        """Do what is to be done when a piece runs next in training."""
+        if self.first_run is not None and not in_backward():
             watch, self.first_run = self.first_run, None
             watch()
 
@@ -217,7 +217,7 @@ class ContextHolder:
             return None
         known = next((ran for part in around if (ran := kept(part, self)) is not None), None)
         if in_backward():
-            if known is None and program is not None:
+            if known is None and (program is not None or self.having):
                 raise AttachError(
                     "a checkpointed part of the model is computed again in backward, but its"
                     " forward ran before the adapter was attached or switched on, or in evaluation"

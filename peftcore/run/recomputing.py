@@ -45,6 +45,11 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def in_reentrant() -> bool:
+    """Tell whether the backward pass that runs is that of one reentrantly checkpointed part."""
+    return any(isinstance(part, torch.autograd.function.BackwardCFunction) for part in parts())
+
+
 def kept(part: Any, key: object) -> Any:
     """Return what was kept for a model in a part; None where nothing was."""
     return getattr(part, _RAN, {}).get(id(key))

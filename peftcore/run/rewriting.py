@@ -111,16 +111,15 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
         holder, program = seat.holder, seat.program
         if holder.blocks:
             program = holder.program(self, program)
-        elif program is None and not holder.recorded:
+        elif program is None and not holder.having and not holder.recorded:
             return base(self, *args, **kwargs)
-        differentiated = torch.is_grad_enabled()
         # a reentrant checkpoint runs its forward without gradients
-        if (differentiated or self.training) and not torch.compiler.is_compiling():
+        if (torch.is_grad_enabled() or self.training) and not torch.compiler.is_compiling():
             ran = holder.recomputed(program)
             if ran is not None:
                 with holder.as_it_was(ran):
                     return forward(self, *args, **kwargs)
-            if program is not None and differentiated:
+            if program is not None:
                 holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
