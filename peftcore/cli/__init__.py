@@ -23,6 +23,7 @@ _COMMANDS = {
     "new": "Write the skeleton of a plugin.",
     "plan": "Count what an adapter would train, without weights or memory.",
     "show": "Show one method, backbone, task or source.",
+    "test": "Run the contracts of an installed plugin.",
 }
 #: Commands that come with distributions of this project, for the sentence that says so.
 _ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "check"), "peftcore-train")
@@ -109,6 +110,16 @@ def _elsewhere(name: str, package: str) -> str:
     return sentence
 
 
+def _use(ctx: click.Context, _: click.Parameter, modules: tuple[str, ...]) -> None:
+    """Name modules as plugins, for this process and those that it starts."""
+    if modules:
+        import os
+
+        from peftcore.registry.choices import IN_PROCESS, named_in
+
+        os.environ[IN_PROCESS] = ",".join([*named_in(IN_PROCESS), *modules])
+
+
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from peftcore.version import __version__
@@ -121,6 +132,10 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
     help="Show the version and exit.",
+)  # fmt: skip
+@click.option(
+    "-p", "--plugin", "plugins", multiple=True, expose_value=False, is_eager=True, callback=_use,
+    metavar="MODULE", help="Use a module that is not installed as a plugin; may be repeated.",
 )  # fmt: skip
 def main() -> None:
     """Parameter-efficient fine-tuning in which every method and backbone is a plugin."""
