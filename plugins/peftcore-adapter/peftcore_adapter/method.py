@@ -46,6 +46,7 @@ class BesideFeedForward(Targeted):
     """
 
     kinds = ("linear", "norm")
+    needs_width = True
 
     def __init__(self, config: MethodConfig):
         super().__init__(config)
