@@ -128,7 +128,7 @@ _OTHERS = {
     " value with `default` for the rest. Read it with `site.setting(config.rank)`.",
     "HEADS": "Number of heads of the toy's attention.",
     "Rank": "Type of a field that is a rank: a `PerRole[int]` from 1 to what the weight can have.",
-    "SAVED": "Label of what `modules_to_save` trains, `\"modules_to_save\"`.",
+    "SAVED": 'Label of what `modules_to_save` trains, `"modules_to_save"`.',
     "hookimpl": "Marks a function or method as an implementation of a hook.",
 }
 
@@ -158,8 +158,8 @@ def methods() -> str:
 
 def recipe() -> str:
     """Return the fields of every section of a recipe."""
-    from peftcore_train.recipes import Arm, BackboneSection
     from peftcore import resolve
+    from peftcore_train.recipes import Arm, BackboneSection
     from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
     parts: list[tuple[str, Any]] = [
@@ -299,8 +299,8 @@ def features() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
-        backbones, checkpoint, commands, errors, features, hooks, matrix, methods, python, recipe, roles,
-        targets, testing,
+        backbones, checkpoint, commands, errors, features, hooks, matrix, methods, python, recipe,
+        roles, targets, testing,
     )
 }  # fmt: skip
 

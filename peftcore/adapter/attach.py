@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import TypeVar
 
 from torch import nn
@@ -12,7 +11,7 @@ from peftcore.adapter.plan import Plan, Selected
 from peftcore.adapter.state import STATE, Attached, ModelState, Swap
 from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import check_outside, check_unmerged, note_values, switch
-from peftcore.adapter.watch import watch
+from peftcore.adapter.watch import Watch
 from peftcore.errors import AttachError
 from peftcore.model.survey import Survey
 from peftcore.model.walk import base_modules
@@ -59,7 +58,7 @@ def apply(model: nn.Module, adapter: A) -> A:
     except BaseException:
         remove(model, state, adapter)
         raise
-    state.holder.first_run = partial(watch, adapter)
+    state.holder.first_run = Watch(adapter)
     return adapter
 
 

@@ -16,6 +16,7 @@ from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import base_only, note_values
 from peftcore.adapter.verify import verify
+from peftcore.adapter.watch import Watch
 from peftcore.errors import CheckpointError, ConfigError
 from peftcore.model.walk import base_modules, running_of
 from peftcore.registry.hookspecs import GROUP
@@ -45,6 +46,9 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
     if adapter.model is None:
         raise CheckpointError(f"adapter {adapter.name!r} has been detached; nothing to save.")
     verify([adapter])
+    watch = state_of(adapter.model).holder.first_run
+    if isinstance(watch, Watch):
+        watch.report()
     tensors = state_of_adapter(adapter)
     for name, tensor in tensors.items():
         if tensor.is_meta:

@@ -1,58 +1,67 @@
-"""Pieces that get no gradient are found in the first backward pass, in any loop."""
+"""Pieces that get no gradient are found after the first backward pass, in any loop."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from peftcore.adapter.state import Attached, state_of
-from peftcore.run.recomputing import in_reentrant
+from peftcore.adapter.state import Attached
 
 
 class DeadPieceWarning(UserWarning):
     """A piece got no gradient in the first backward pass."""
 
 
-def watch(adapter: Attached) -> None:
-    """Look at the end of the next backward pass whether everything trained got a gradient."""
-    waiting = dict(adapter.named_parameters())
-    handles: list[Any] = []
-    queued = False
+class Watch:
+    """Sees which trained tensors get a gradient in the first backward pass.
 
-    def report() -> None:
-        for handle in handles:
+    It is called whenever a piece runs with gradients, until it has reported: at the next forward,
+    because a backward pass that recomputes checkpointed parts has ends within it.
+    """
+
+    def __init__(self, adapter: Attached):
+        self.adapter = adapter
+        self._waiting: dict[str, Any] | None = None
+        self._all = 0
+
+    def __call__(self) -> bool:
+        """Begin, or report once a backward pass is over; tell whether that is done."""
+        if self._waiting is None:
+            self._begin()
+        if len(self._waiting or ()) == self._all or torch._C._current_graph_task_id() != -1:
+            return False
+        self.report()
+        return True
+
+    def _begin(self) -> None:
+        waiting: dict[str, Any] = {}
+        self._waiting = waiting
+        for name, parameter in self.adapter.named_parameters():
+
+            def seen(_: torch.Tensor, name: str = name) -> None:
+                if (handle := waiting.pop(name, None)) is not None:
+                    handle.remove()
+
+            waiting[name] = parameter.register_post_accumulate_grad_hook(seen)
+        self._all = len(waiting)
+
+    def report(self) -> None:
+        """Warn of what got no gradient, if a backward pass has been there."""
+        dead = dict(self._waiting or {})
+        if self._waiting is None or len(dead) == self._all:
+            return
+        for handle in dead.values():
             handle.remove()
-        _warn(adapter, list(waiting))
-
-    def hook(name: str) -> Callable[[torch.Tensor], None]:
-        def got(_: torch.Tensor) -> None:
-            nonlocal queued
-            waiting.pop(name, None)
-            if queued:
-                return
-            queued = True
-            if not in_reentrant():
-                torch.autograd.Variable._execution_engine.queue_callback(report)
-            elif adapter.model is not None:
-                # the pass that is ending is that of one part alone
-                state_of(adapter.model).holder.first_run = report
-
-        return got
-
-    for name, parameter in list(waiting.items()):
-        handles.append(parameter.register_post_accumulate_grad_hook(hook(name)))
-
-
-def _warn(adapter: Attached, dead: list[str]) -> None:
-    if dead:
+        self._waiting.clear()
+        if not dead:
+            return
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
         warnings.warn(
-            f"{dead[0]}{more} of adapter {adapter.name!r} got no gradient in the first backward"
-            " pass. If the model uses that place in other passes, all is well; if not, it trains"
-            " nothing: leave it out with exclude (adapter.check_alive() raises).",
+            f"{next(iter(dead))}{more} of adapter {self.adapter.name!r} got no gradient in the"
+            " first backward pass. If the model uses that place in other passes, all is well; if"
+            " not, it trains nothing: leave it out with exclude (adapter.check_alive() raises).",
             DeadPieceWarning,
             stacklevel=2,
         )

@@ -85,6 +85,10 @@ def _source(found: list[tuple[str, str]]) -> str:
     lines = ["from peftcore import testing", ""]
     for i, (kind, name) in enumerate(found):
         contract, attribute, more = _CONTRACTS[kind]
-        lines += ["", f"class Test{i}{contract}(testing.{contract}):", f"    {attribute} = {name!r}"]
+        lines += [
+            "",
+            f"class Test{i}{contract}(testing.{contract}):",
+            f"    {attribute} = {name!r}",
+        ]
         lines += [f"    {more}"] if more else []
     return "\n".join(lines) + "\n"

@@ -101,7 +101,7 @@ class ContextHolder:
         blocks: the open blocks of all threads and tasks, in the order of opening.
         sequence: number of the sequence that is being computed; a call that goes on with a cache of
             keys and values belongs to the sequence of the call before.
-        first_run: what to do when a piece runs next in training.
+        first_run: what to do when a piece runs in training, until it says that it is done.
         having: names of the adapters that have values in the base's place.
         present: those of them whose values are in the modules now.
         generation: goes up when an adapter is merged, unmerged or taken off.
@@ -113,7 +113,7 @@ class ContextHolder:
         self.setting: Setting = Nothing()
         self.blocks: list[Block] = []
         self.sequence = 0
-        self.first_run: Callable[[], None] | None = None
+        self.first_run: Callable[[], bool] | None = None
         self.having: frozenset[str] = frozenset()
         self.present: frozenset[str] = frozenset()
         self.generation = 0
@@ -193,9 +193,8 @@ class ContextHolder:
 
     def begin_training(self) -> None:
         """Do what is to be done when a piece runs next in training."""
-        if self.first_run is not None and not in_backward():
-            watch, self.first_run = self.first_run, None
-            watch()
+        if self.first_run is not None and not in_backward() and self.first_run():
+            self.first_run = None
 
     def running(self) -> Ran:
         """Return what runs in this thread or task, for a recomputation."""
