@@ -29,6 +29,7 @@ def test_every_family_loads_what_it_saved(family: str, tmp_path: Path) -> None:
     assert loaded.fresh == () and loaded.tokenizer is None
     assert same(run(loaded.model, batch), run(model, batch))
     assert backbone.load(str(tmp_path)).fresh == ()
+    assert backbone.load_on_meta(str(tmp_path), head=head).fresh == ()
     other = backbone_named("hubert" if family != "hubert" else "wavlm")
     with pytest.raises(ConfigError, match=f"a model of type '{family}'"):
         other.load(str(tmp_path))
@@ -43,6 +44,8 @@ def test_a_new_classifier_is_random_and_said_to_be(family: str, tmp_path: Path) 
         f"{module}.{leaf}" for module in ("projector", "classifier") for leaf in ("weight", "bias")
     }
     assert loaded.model(**_inputs(backbone.batch(loaded.model))).logits.shape == (2, 5)
+    options = {"head": "audio-classification", "num_labels": 5}
+    assert backbone.load_on_meta(str(tmp_path), **options).fresh == loaded.fresh
 
 
 def _inputs(batch: dict) -> dict:
@@ -60,7 +63,7 @@ def test_the_norm_and_direction_of_older_checkpoints_are_read(tmp_path: Path) ->
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = backbone.load(str(tmp_path))
     batch = backbone.batch(model)
-    assert loaded.fresh == ()
+    assert loaded.fresh == () == backbone.load_on_meta(str(tmp_path)).fresh
     assert same(run(loaded.model, batch), run(model, batch))
 
 
@@ -70,8 +73,10 @@ def test_a_missing_tensor_of_the_network_is_told(tmp_path: Path) -> None:
     state = load_file(tmp_path / "model.safetensors")
     del state["encoder.pos_conv_embed.conv.parametrizations.weight.original0"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks 1 tensors of the network, such as encoder\.pos"):
-        backbone.load(str(tmp_path))
+    for load in (backbone.load, backbone.load_on_meta):
+        sentence = r"lacks 1 tensors of the network, such as encoder\.pos"
+        with pytest.raises(ConfigError, match=sentence):
+            load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

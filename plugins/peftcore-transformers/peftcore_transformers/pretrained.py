@@ -80,8 +80,18 @@ def read_model(
             source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except Exception as error:
-        raise ConfigError(unreadable(source, "weights", error, options)) from error
+        plain = _damage(source, config) if options["local_files_only"] else None
+        raise ConfigError(unreadable(source, "weights", plain or error, options)) from error
     return model, info
+
+
+def _damage(source: str, config: PreTrainedConfig) -> Exception | None:
+    """Return what is wrong with the files of weights, if that is plain to see."""
+    try:
+        held_tensors(source, getattr(config, "transformers_weights", None))
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def read_model_on_meta(

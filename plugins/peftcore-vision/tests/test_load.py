@@ -127,6 +127,44 @@ def test_a_folder_can_be_built_without_its_weights(family: str, save: Save) -> N
     assert shapes == {n: p.shape for n, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("options", [{}, {"num_labels": 3}, {"img_size": 32}], ids=str)
+@pytest.mark.parametrize("head", ["none", HEAD])
+@pytest.mark.parametrize("family", [*TIMM, "clip-vision"])
+def test_without_weights_a_load_says_the_same(
+    family: str, head: str, options: dict[str, int], save: Save
+) -> None:
+    folder, _ = save(family)
+    if family == "clip-vision":
+        head, options = "none", {}
+    backbone = backbone_named(family)
+    found = []
+    for load in (backbone.load, backbone.load_on_meta):
+        loaded = load(str(folder), head=head, **options)
+        tensors = [(n, p.shape, p.dtype) for n, p in loaded.model.named_parameters()]
+        found.append((loaded.fresh, tensors, type(loaded.tokenizer), loaded.model.training))
+    assert found[0] == found[1]
+    assert {p.device.type for p in loaded.model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("family", [*TIMM, "clip-vision"])
+def test_without_weights_damage_is_told_too(family: str, save: Save) -> None:
+    folder, _ = save(family)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match="the weights cannot be read"):
+        backbone_named(family).load_on_meta(str(folder))
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        backbone_named(family).load_on_meta(str(folder))
+
+
+def test_a_size_has_no_transform_and_lacks_nothing() -> None:
+    for family, size in (("timm-vit", "vit-s14"), ("clip-vision", "clip-vit-b32")):
+        loaded = backbone_named(family).load_on_meta(size)
+        assert (loaded.fresh, loaded.tokenizer, loaded.source) == ((), None, size)
+        assert {p.device.type for p in loaded.model.parameters()} == {"meta"}
+
+
 def test_the_settings_of_older_folders_are_on_the_top_level(save: Save) -> None:
     folder, _ = save("timm-cnn")
     config = json.loads((folder / "config.json").read_text())
