@@ -33,6 +33,5 @@ def effective(adapter: Adapter) -> int:
     from peftcore_s2lora.pieces import SharedLowRank
 
     pieces = [item.piece for item in adapter.placed if isinstance(item.piece, SharedLowRank)]
-    pairs = {id(piece.referred[0]): piece.referred[0] for piece in pieces}
-    dense = sum(p.numel() for pair in pairs.values() for p in pair.parameters())
+    dense = sum(p.numel() for pair in {piece.pair for piece in pieces} for p in pair.parameters())
     return dense + sum(int(piece.coefficients.count_nonzero()) for piece in pieces)

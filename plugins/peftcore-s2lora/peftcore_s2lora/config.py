@@ -4,14 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, OneRank, Targets
 
 
 class S2LoraConfig(MethodConfig):
     """Configuration of S2-LoRA."""
 
-    rank: int = Field(
-        32, ge=1, description="Rank r of the shared pair; at most the smallest side of a layer."
+    rank: OneRank = Field(
+        32, description="Rank r of the shared pair; at most the smallest side of a layer."
     )
     sparsity: Literal["l1", "topk", "proximal", "none"] = Field(
         "l1",

@@ -2,53 +2,38 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from peftcore import Method, MethodConfig, Placed, Site, TargetError, hookimpl
-from peftcore_s2lora.config import S2LoraConfig
+from peftcore import Placed, Site, Targeted, TargetError, hookimpl
 from peftcore_s2lora.pieces import Pair, SharedLowRank
 
 
-class S2Lora(Method):
+class S2Lora(Targeted):
     """Sparsely shared LoRA, reconstructed from the abstract of Liu et al. 2024."""
-
-    config: S2LoraConfig
-
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        self._pairs: dict[tuple[int, ...], Pair] = {}
 
     @hookimpl
     def peftcore_prepare(self, sites: Sequence[Site]) -> None:
-        """Check the targeted layers, and the budget against the number of coefficients.
+        """Check the budget against the number of coefficients.
 
         Raises:
-            TargetError: one is no linear layer or narrower than the rank, or nothing is left for
-                the budget to take away.
+            TargetError: nothing is left for the budget to take away.
         """
-        chosen = [site for site in sites if site.matches(self.config.targets)]
-        for site in chosen:
-            self._check(site)
-        budget, all_of_them = self.config.budget, len(chosen) * self.config.rank
+        layers = sum(site.matches(self.config.targets) for site in sites)
+        budget, all_of_them = self.config.budget, layers * self.config.rank
         if budget is not None and budget > all_of_them:
             raise TargetError(
                 f"{self.label}.budget: budget {budget} is above {all_of_them}, the number of"
-                f" coefficients of {len(chosen)} layers at rank {self.config.rank}. Write less."
+                f" coefficients of {layers} layers at rank {self.config.rank}. Write less."
             )
 
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> SharedLowRank | None:
-        """Return the update of a targeted linear layer."""
-        if not site.matches(self.config.targets):
-            return None
-        layer = site.layer
-        size = tuple(sorted((layer.in_features, layer.out_features)))
-        owns = size not in self._pairs
-        if owns:
-            self._pairs[size] = Pair(layer, self.config.rank)
-        return SharedLowRank(layer, self._pairs[size], owns=owns, scale=self.config.scale)
+    def piece(self, site: Site, config: Any) -> SharedLowRank:
+        """Return the update of a linear layer."""
+        size = sorted((site.layer.in_features, site.layer.out_features))
+        pair = self.shared(tuple(size), lambda: Pair(*size, config.rank))
+        return SharedLowRank(site.layer, pair, config.scale)
 
     @hookimpl
     def peftcore_extra_loss(self, placed: Sequence[Placed]) -> Tensor | None:
@@ -59,7 +44,7 @@ class S2Lora(Method):
         if config.sparsity == "l1" and config.beta:
             terms += [config.beta * c.abs().sum().to(device) for c in coefficients]
         if config.gamma:
-            pairs = [m for item in placed for m in item.piece.children() if isinstance(m, Pair)]
+            pairs = dict.fromkeys(item.piece.pair for item in placed)
             terms += [config.gamma * pair.orthogonality().to(device) for pair in pairs]
         return torch.stack(terms).sum() if terms else None
 
@@ -73,17 +58,6 @@ class S2Lora(Method):
         if self.config.budget is not None:
             count = sum(len(c) for c in coefficients)
             keep_largest(coefficients, scheduled(count, self.config.budget, step / steps))
-
-    def _check(self, site: Site) -> None:
-        layer, rank = site.layer, self.config.rank
-        where = site.here
-        self.check_linear(site, "S2-LoRA updates linear layers")
-        most = min(layer.in_features, layer.out_features)
-        if rank > most:
-            raise TargetError(
-                f"{self.label}.rank: rank {rank} is above {most}, the smaller side of {where}."
-                f" Write rank: {most} or less, or leave it out with exclude."
-            )
 
 
 def scheduled(count: int, budget: int, progress: float) -> int:
@@ -106,5 +80,6 @@ def keep_largest(coefficients: Sequence[Tensor], number: int) -> None:
         c.mul_(mask.to(c))
 
 
-def _coefficients(placed: Sequence[Placed]) -> list[Tensor]:
-    return [item.piece.coefficients for item in placed if isinstance(item.piece, SharedLowRank)]
+def _coefficients(placed: Sequence[Placed]) -> list[Any]:
+    pieces: list[Any] = [item.piece for item in placed]
+    return [piece.coefficients for piece in pieces]

@@ -1,24 +1,19 @@
-"""The update of one layer, and the pair of matrices that layers of one size share.
-
-The pair is a submodule at the first of these layers only, so that it is counted, stored and moved
-once; the others refer to it.
-"""
+"""The update of one layer, and the pair of matrices that layers of one size share."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo, trainable_dtype
+from peftcore import Delta, LayerInfo
 
 
 class Pair(nn.Module):
     """P [larger side, r] and Q [r, smaller side]; random at the start."""
 
-    def __init__(self, layer: LayerInfo, rank: int):
+    def __init__(self, smaller: int, larger: int, rank: int):
         super().__init__()
-        smaller, larger = sorted((layer.in_features, layer.out_features))
-        self.P = nn.Parameter(_empty(layer, larger, rank).normal_(0, 0.02))
-        self.Q = nn.Parameter(_empty(layer, rank, smaller).normal_(0, 0.02))
+        self.P = nn.Parameter(torch.empty(larger, rank).normal_(0, 0.02))
+        self.Q = nn.Parameter(torch.empty(rank, smaller).normal_(0, 0.02))
 
     def orthogonality(self) -> Tensor:
         """Return ||P^T P - I||^2 + ||Q Q^T - I||^2 (Zhang et al. 2023, AdaLoRA, eq. 4)."""
@@ -31,14 +26,12 @@ class SharedLowRank(Delta):
 
     casts_itself = True
 
-    def __init__(self, layer: LayerInfo, pair: Pair, *, owns: bool, scale: float):
+    def __init__(self, layer: LayerInfo, pair: Pair, scale: float):
         super().__init__()
-        self.referred = (pair,)
-        if owns:
-            self.pair = pair
+        self.pair = pair
         self.scale = scale
         self.narrows = layer.out_features < layer.in_features
-        self.coefficients = nn.Parameter(_empty(layer, len(pair.Q)).zero_())
+        self.coefficients = nn.Parameter(torch.zeros(len(pair.Q)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
@@ -52,11 +45,6 @@ class SharedLowRank(Delta):
 
     def _factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what writes, [out, r], s c, [r], and what reads, [r, in]."""
-        pair = self.referred[0]
-        P, Q = pair.P.to(like), pair.Q.to(like)
+        P, Q = self.pair.P.to(like), self.pair.Q.to(like)
         coefficients = (self.coefficients * self.scale).to(like)
         return (Q.T, coefficients, P.T) if self.narrows else (P, coefficients, Q)
-
-
-def _empty(layer: LayerInfo, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=trainable_dtype(layer.dtype), device=layer.device)

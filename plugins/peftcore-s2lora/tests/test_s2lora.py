@@ -64,7 +64,7 @@ def test_the_update_and_its_gradients_are_those_of_the_dense_sums() -> None:
     adapter = attached(model, scale=0.7)
     square, oblong = (adapter.placed[i].piece.pair for i in (0, 1))
     pairs = [square, oblong, oblong, square, oblong]
-    assert all(i.piece.referred[0] is p for i, p in zip(adapter.placed, pairs, strict=True))
+    assert all(i.piece.pair is p for i, p in zip(adapter.placed, pairs, strict=True))
     assert square.P.shape == (6, 3) and oblong.P.shape == (10, 3) and oblong.Q.shape == (3, 6)
 
     expected = base(*inputs)
@@ -210,7 +210,7 @@ def test_the_pair_is_stored_once_and_stays_shared(tmp_path) -> None:
     with torch.no_grad():
         again.placed[0].piece.pair.P.zero_()
     assert not any(item.piece.weight_delta().any() for item in again.placed)
-    assert all(item.piece.referred[0] is copied[0].piece.pair for item in copied)
+    assert all(item.piece.pair is copied[0].piece.pair for item in copied)
     assert all(item.piece.weight_delta().any() for item in copied)
 
 
@@ -233,7 +233,7 @@ def test_whisper_has_2dr_and_r_for_each_attention_matrix(name, width, layers, ra
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rank": 17}, r"rank 17 is above 16, the smaller side of .* Write rank: 16 or less"),
+        ({"rank": 17}, r"rank 17 is above the size of .* rank 16 at most. Write rank: 16 or less"),
         ({"rank": 0}, "rank: "),
         ({"rank": 4, "sparsity": "topk"}, "sparsity: topk needs a budget"),
         ({"rank": 4, "sparsity": "proximal"}, "sparsity: proximal needs a threshold"),
@@ -242,7 +242,7 @@ def test_whisper_has_2dr_and_r_for_each_attention_matrix(name, width, layers, ra
         ({"rank": 4, "sparsity": "topk", "budget": 0}, "budget"),
         ({"rank": 4, "sparsity": "l2"}, "sparsity: "),
         ({"beta": -1.0}, "beta: "),
-        ({"targets": ["norm"]}, "is of kind norm; S2-LoRA updates linear layers"),
+        ({"targets": ["norm"]}, "is of kind norm; s2lora acts on linear layers"),
         ({"targets": ["attention.qeury"]}, "Did you mean attention.query"),
     ],
 )
