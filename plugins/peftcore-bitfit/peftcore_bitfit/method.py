@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from peftcore import (
     Delta,
-    LayerInfo,
     Method,
     MethodConfig,
     ParameterInfo,
@@ -15,7 +14,6 @@ from peftcore import (
     TargetError,
     Targets,
     hookimpl,
-    trainable_dtype,
 )
 from peftcore_bitfit.config import BitFitConfig
 
@@ -25,10 +23,9 @@ class AddedBias(Delta):
 
     casts_itself = True
 
-    def __init__(self, layer: LayerInfo):
+    def __init__(self, width: int):
         super().__init__()
-        dtype = trainable_dtype(layer.dtype)
-        self.bias = nn.Parameter(torch.zeros(layer.out_features, dtype=dtype, device=layer.device))
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the bias, [..., out], for activations [..., in]."""
@@ -39,9 +36,7 @@ class AddedBias(Delta):
         return self.bias
 
     @classmethod
-    def batched(  # type: ignore[override]
-        cls, pieces: Sequence["AddedBias"], index: Tensor
-    ) -> Callable[[Tensor], Tensor] | None:
+    def batched(cls, pieces: Sequence["AddedBias"], index: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function that gives each row the bias of its own piece."""
         # index -1 finds the last of the bank, a bias of zero
         bank = torch.stack([*(p.bias for p in pieces), torch.zeros_like(pieces[0].bias)])
@@ -84,24 +79,24 @@ class BitFit(Method):
         Raises:
             TargetError: the bias cannot be reached, or is missing from a targeted slice.
         """
-        if site.layer.kind != "linear" or site.role == "head":
+        if site.kind != "linear" or site.role == "head" or site.path in self._whole:
             return None
-        if not site.matches(self.config.targets) or site.path in self._whole:
+        if not site.matches(self.config.targets):
             return None
         add = self.config.add_missing and not site.layer.bias
-        if site.features is None or _is_fused_attention(site):
-            # a whole layer comes before its slices, which its bias covers
+        if not add and (site.features is None or _is_fused_attention(site)):
+            # a whole layer comes before its slices, which its own bias covers
             self._whole.add(site.path)
-            return AddedBias(site.layer) if add else None
+            return None
         if not (add or site.layer.bias):
             raise TargetError(self._nothing(site.role))
-        if site.direct:
+        if site.direct and site.layer.bias:
             raise TargetError(
                 f"{self.label}.targets: {site.role} at {site.path} is a slice of one bias that the"
                 " model reads itself, so that it cannot be trained apart from the rest of it."
                 " Write attention.qkv."
             )
-        return AddedBias(site.layer)
+        return AddedBias(site.layer.out_features)
 
     def _serves(self, info: ParameterInfo) -> bool:
         return _is_bias(info) or (self.config.add_missing and info.kind == "linear")
