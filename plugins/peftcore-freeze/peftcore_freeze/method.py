@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from peftcore import Method, MethodConfig, ParameterInfo, Site, TargetError, Targets, hookimpl
+from peftcore import Method, ParameterInfo, Site, TargetError, Targets, hookimpl
 from peftcore_freeze.config import FreezeConfig
 
 #: Roles that are never trained here: heads train through modules_to_save.
@@ -14,22 +14,19 @@ class Freeze(Method):
 
     config: FreezeConfig
 
-    def __init__(self, config: MethodConfig):
-        super().__init__(config)
-        given = {"targets": self.config.targets, "also": self.config.also}
-        self._parts = [_Part(f, t) for f, t in given.items() if t is not None]
-        self._left: list[str] = []
-
     @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> None:
-        """Put nothing there; remember which modules are chosen, all sites come before parameters.
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
+        """Find the chosen modules.
 
         A block or an attention module has few parameters of its own: those inside it are meant.
         """
-        if site.role in _LEFT:
-            self._left.append(site.path)
-        for part in self._parts:
-            part.see(site)
+        given = {"targets": self.config.targets, "also": self.config.also}
+        self._parts = [
+            _Part(f"{self.label}.{field}", targets, sites)
+            for field, targets in given.items()
+            if targets is not None
+        ]
+        self._left = [site.path for site in sites if site.role in _LEFT]
 
     @hookimpl
     def peftcore_select_parameters(self, parameters: Sequence[ParameterInfo]) -> list[str]:
@@ -39,32 +36,23 @@ class Freeze(Method):
             TargetError: a choice has nothing to train, or is a slice of a fused parameter.
         """
         open_ = [p for p in parameters if not _inside(p.path, self._left)]
-        chosen = {info.name for part in self._parts for info in part.choose(open_, self.label)}
+        chosen = {info.name for part in self._parts for info in part.choose(open_)}
         return [info.name for info in parameters if info.name in chosen]
 
 
 class _Part:
     """One field of targets, and the modules that it chooses or excludes."""
 
-    def __init__(self, field: str, targets: Targets):
+    def __init__(self, field: str, targets: Targets, sites: Sequence[Site]):
         self.field = field
         self.targets = targets
-        self.excluded = Targets(roles=targets.exclude) if targets.exclude else None
-        self.paths: list[str] = []
-        self.out: list[str] = []
-        self.slices: dict[str, str] = {}
+        chosen = [site for site in sites if site.matches(targets)]
+        self.paths = [site.path for site in chosen if site.features is None]
+        self.slices = {site.path: site.role for site in chosen if site.features is not None}
+        left_out = Targets(roles=targets.exclude) if targets.exclude else None
+        self.out = [site.path for site in sites if left_out and site.matches(left_out)]
 
-    def see(self, site: Site) -> None:
-        """Remember a site as chosen or excluded."""
-        if self.excluded is not None and site.matches(self.excluded):
-            self.out.append(site.path)
-        if site.matches(self.targets):
-            if site.features is None:
-                self.paths.append(site.path)
-            else:
-                self.slices[site.path] = site.role
-
-    def choose(self, parameters: Sequence[ParameterInfo], label: str) -> list[ParameterInfo]:
+    def choose(self, parameters: Sequence[ParameterInfo]) -> list[ParameterInfo]:
         """Return the parameters that the targets choose."""
         chosen = [
             info for info in parameters
@@ -75,13 +63,13 @@ class _Part:
         for path, role in self.slices.items():
             if path not in whole:
                 raise TargetError(
-                    f"{label}.{self.field}: {role} at {path} is a slice of one fused parameter,"
-                    " which trains whole or not at all. Write attention.qkv."
+                    f"{self.field}: {role} at {path} is a slice of one fused parameter, which"
+                    " trains whole or not at all. Write attention.qkv."
                 )
         if not chosen:
             raise TargetError(
-                f"{label}.{self.field}: {', '.join(self.targets.roles)} has nothing to train in"
-                " this model; heads train through modules_to_save."
+                f"{self.field}: {', '.join(self.targets.roles)} has nothing to train in this"
+                " model; heads train through modules_to_save."
             )
         return chosen
 
