@@ -154,6 +154,7 @@ def base(dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, Tensor]:
     return model, torch.randn(3, 5, WIDTH).to(dtype)
 
 
+@pytest.mark.filterwarnings("ignore:.* got no gradient in the first backward pass")
 @LOW
 @pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), [*KINDS]], ids="+".join)
 def test_fp32_pieces_run_on_a_low_base_and_are_trained_in_fp32(
@@ -261,6 +262,7 @@ def test_what_an_around_gives_first_has_the_dtype_that_the_module_gives(
     assert torch.equal(out[0], bare[0])
 
 
+@pytest.mark.filterwarnings("ignore:.* got no gradient in the first backward pass")
 @LOW
 def test_an_around_of_a_module_that_takes_numbers_runs_in_the_dtype_of_its_table(
     dtype: torch.dtype,

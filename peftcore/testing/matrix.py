@@ -45,6 +45,7 @@ def _surveyed(backbone: str) -> Survey:
 
 def tiny(backbone: str, head: str = "none") -> tuple[Backbone, nn.Module, dict[str, Any]]:
     """Return a backbone, a random small model of it in evaluation mode, and a batch."""
+    kit.register()
     knows = backbone_named(backbone)
     torch.manual_seed(0)
     model = knows.tiny(head=head).eval()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from peftcore import (
-    Around, Context, MethodConfig, Piece, Placed, Site, Targeted, Targets, hookimpl,
+    Around, AttachError, Context, MethodConfig, Piece, Placed, Site, Targeted, Targets, hookimpl,
 )  # fmt: skip
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,7 +38,16 @@ class Router(Around):
         self.router = nn.Parameter(torch.zeros(1, site.layer.in_features))
 
     def forward(self, call: Callable[..., Any], *args: Any, context: Context, **kwargs: Any) -> Any:
-        """Run the module; its output is the first thing that it returns, [B, L, d]."""
+        """Run the module; its output is the first thing that it returns, [B, L, d].
+
+        Raises:
+            AttachError: rows are routed, and a call has only the last of their tokens.
+        """
+        if context.offset and self.level == "sequence":
+            raise AttachError(
+                "router_tuning routes a row by the mean of its tokens, of which a call with a cache"
+                " has the last alone: generate with use_cache=False, or write level: token."
+            )
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         real = context.mask
         if real is None or real.shape != x.shape[:2]:

@@ -1,6 +1,8 @@
 """What every method must do."""
 
 import peftcore
+import pytest
+from peftcore import AttachError
 from peftcore.testing import MethodContract, perturb, run, same
 
 DIRECT = "the model reads the weight there and never calls the layer"
@@ -41,8 +43,19 @@ class TestRouterTuning(MethodContract):
             peftcore.activate(model, name)
             assert same(run(model, batch), outputs[name])
 
+    def test_generation_with_a_cache_is_generation_without(self) -> None:
+        """With a cache the mean of a row is not known: an error, which names what works."""
+        name, model, batch = self.writing()
+        perturb(peftcore.attach(model, [self.choice(name)]))
+        with pytest.raises(AttachError, match="generate with use_cache=False, or write level: tok"):
+            model.generate(batch["input_ids"], max_new_tokens=3, use_cache=True)
+        model.generate(batch["input_ids"], max_new_tokens=3, use_cache=False)
 
-class TestRouterTuningOfTokens(TestRouterTuning):
+
+class TestRouterTuningOfTokens(MethodContract):
+    method = "router_tuning"
+    merges = False
+    test_two_adapters_act_one_at_a_time = TestRouterTuning.test_two_adapters_act_one_at_a_time
     config = {"level": "token", "targets": ["attention", "block"]}
 
 
