@@ -1,17 +1,63 @@
 """Strict pydantic models whose errors are our sentences."""
 
+from functools import cache
+from math import isfinite
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from peftcore.errors import ConfigError, nearest
 
+#: Larger numbers are infinite in a tensor of 32-bit floats, or no index of one.
+_LARGEST_FLOAT, _LARGEST_INT = 3.4e38, 2**63 - 1
+
 
 class Strict(BaseModel):
-    """Base of every section of a recipe: frozen, unknown keys refused, defaults validated."""
+    """Base of every section of a recipe: frozen, unknown keys refused, defaults validated.
+
+    ``true`` is no number, and numbers are such as tensors can hold.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation: Any = cls.model_fields[str(info.field_name)].annotation
+        kinds = _kinds(annotation)
+        if kinds & {int, float} and not kinds & {bool, Any, object}:
+            _check_numbers(value, depth=3)
+        return value
+
+
+@cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """Return the types of which an annotation is made."""
+    if annotation is Any or (isinstance(annotation, type) and not get_args(annotation)):
+        return frozenset({annotation})
+    return frozenset().union(*(_kinds(part) for part in get_args(annotation) if _hashable(part)))
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_numbers(value: Any, depth: int) -> None:
+    """Refuse numbers, also inside of lists and mappings, that are none or that no tensor holds."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        raise ValueError("input should be a number below 2**63")
+    if isinstance(value, float) and not (isfinite(value) and abs(value) <= _LARGEST_FLOAT):
+        raise ValueError("input should be a finite number below 3.4e38")
+    if depth and isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_numbers(part, depth - 1)
 
 
 def validated(model: type[BaseModel], data: Any, *, where: str, label: str) -> Any:
@@ -57,7 +103,10 @@ def problems(
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return f"a {type(value).__name__} that is too large to print"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

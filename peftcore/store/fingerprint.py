@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-
-from peftcore.schema import Strict
 
 #: Blocks of rows whose sums are kept; the last one holds the end of the tensor alone.
 _BLOCKS = 8
@@ -24,7 +23,7 @@ _TAIL = 64
 _STEPS = (7919, 104_729)
 
 
-class Fingerprint(Strict):
+class Fingerprint(BaseModel):
     """What is stored of a base.
 
     Attributes:
@@ -35,6 +34,8 @@ class Fingerprint(Strict):
         values: digest of the values looked at, in their own dtypes.
         sums: by tensor, the sum of these values in each block of rows, for comparing dtypes.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: int
     tensors: int
