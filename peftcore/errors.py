@@ -1,5 +1,6 @@
 """The errors that users meet; each knows its exit code of the command line."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -60,6 +61,23 @@ class DataError(PeftcoreError):
     """A data file is missing, empty, damaged, or does not fit the task."""
 
     exit_code = 2
+
+
+#: Packages in whose code an error may show, and is not made.
+_MESSENGERS = {*sys.stdlib_module_names, "peftcore", "pluggy", "pydantic", "torch"}
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of someone else's code says, on one line, with where it was made."""
+    where, trace = "", error.__traceback__
+    while trace is not None:
+        frame, line = trace.tb_frame, trace.tb_lineno
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _MESSENGERS:
+            file = frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
+            where = f" ({file}:{line})"
+        trace = trace.tb_next
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}{': ' if text else ''}{text.rstrip('.')}{where}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -129,6 +129,17 @@ class Positional(Summand):
         return super().forward(x) * (30.0 if x.shape[1] > 1 else -30.0)
 
 
+class ChangesTheBase(Plain):
+    """Writes to a weight in a way that the core's own look at it does not see."""
+
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> Any:
+        if site.matches(self.config.targets):
+            site.module.weight.data.zero_()  # type: ignore
+            return Summand(site)
+        return None
+
+
 def method(piece: type[Piece]) -> type[Method]:
     return type("Made", (Plain,), {"kind": piece})
 
@@ -139,6 +150,12 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], str]] = {
     "before": (BeforeRaises, "the_loss_falls_and_the_base_stays", {}, "before_run was called"),
     "after": (AfterRaises, "the_loss_falls_and_the_base_stays", {}, "after_run was called"),
     "rates": (RatesRaise, "the_loss_falls_and_the_base_stays", {}, "learning_rates was called"),
+    "changes the base": (
+        ChangesTheBase,
+        "a_plan_leaves_the_model_as_it_was",
+        {},
+        "blocks.0.attention.query.weight has other values",
+    ),
     "starts elsewhere": (
         method(Unstored),
         "it_starts_as_the_base_or_says_that_it_does_not",

@@ -1,6 +1,7 @@
 """Pieces in modules, in place: every kind, on every way in which a module can be called."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from peftcore import (
 )
 from peftcore.errors import AttachError
 from peftcore.registry.hookspecs import hookimpl
-from peftcore.registry.installed import PluginRecord, installed
+from peftcore.registry.installed import installed
 from peftcore.registry.specs import MethodSpec
 from peftcore.testing import Toy
 from peftcore.testing.matrix import run, same, tiny
@@ -109,20 +110,15 @@ class Kit(Method):
         return makers[self.config.kind]()
 
 
-class Plugin:
-    @hookimpl
-    def peftcore_register_methods(self) -> MethodSpec:
-        return MethodSpec("kit", "Every kind of piece.", f"{__name__}:KitConfig", f"{__name__}:Kit")
-
-
 @pytest.fixture(autouse=True)
-def _kit(monkeypatch: pytest.MonkeyPatch) -> None:
+def _kit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import sys
 
     # the tests are imported without a package; the reference needs a module of that name
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _module())
-    if "kit" not in installed().methods:
-        installed().add(PluginRecord("kit", "peftcore", "0.1.0"), Plugin())
+    spec = MethodSpec("kit", "Every kind of piece.", f"{__name__}:KitConfig", f"{__name__}:Kit")
+    with installed().with_plugin(spec):
+        yield
 
 
 def _module() -> Any:
@@ -231,7 +227,7 @@ def test_a_forward_replaced_by_something_unknown_is_refused() -> None:
 def test_a_failing_method_leaves_the_model_as_it_was() -> None:
     model, batch = _toy()
     before, flags = run(model, batch), [p.requires_grad for p in model.parameters()]
-    with pytest.raises(KeyError):
+    with pytest.raises(peftcore.PluginError, match=r"failed at .*KeyError: 'no such kind'"):
         kit(model, "constant", "no such kind", targets=["mlp.up"])
     assert same(run(model, batch), before)
     assert [p.requires_grad for p in model.parameters()] == flags

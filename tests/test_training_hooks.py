@@ -1,6 +1,7 @@
 """Methods that look at data first, add to the loss, act after a step, or learn at a rate apart."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import peftcore
 from peftcore import Examples, Method, MethodConfig, MethodSpec, hookimpl
 from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.pieces import Delta
-from peftcore.registry.installed import PluginRecord, installed
+from peftcore.registry.installed import installed
 from peftcore.testing.matrix import loss_of, run, same, tiny
 
 seen: list[dict[str, Any]] = []
@@ -69,19 +70,13 @@ class Looking(Method):
 
 
 @pytest.fixture(autouse=True)
-def looking(monkeypatch: pytest.MonkeyPatch) -> None:
+def looking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = SimpleNamespace(Config=MethodConfig, Method=Looking)
     monkeypatch.setitem(sys.modules, "looking_module", module)  # type: ignore[arg-type]
-
-    class Plugin:
-        @hookimpl
-        def peftcore_register_methods(self) -> MethodSpec:
-            return MethodSpec("looking", "Looks.", "looking_module:Config", "looking_module:Method")
-
-    known = installed()
-    if "looking" not in known.methods:
-        known.add(PluginRecord("looking", "peftcore", peftcore.__version__), Plugin())
     seen.clear()
+    spec = MethodSpec("looking", "Looks.", "looking_module:Config", "looking_module:Method")
+    with installed().with_plugin(spec):
+        yield
 
 
 def batches(count: int) -> list[dict[str, Any]]:

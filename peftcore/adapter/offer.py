@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore.errors import AttachError, PluginError
+from peftcore.errors import AttachError, PeftcoreError, PluginError, first_line
 from peftcore.method.examples import Examples
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform, trainable_dtype
@@ -79,6 +79,7 @@ def offer(
         PluginError: a method returned no piece, or changed the model.
     """
     placed: list[Placed] = []
+    whose = {method.name: _whose(method) for method in methods}
     whole: set[tuple[str, int, str]] = set()
     check = _Checks(found)
     callers = methods.each("peftcore_rewrite_module")
@@ -87,13 +88,18 @@ def offer(
         taken = (method.label, id(site.module), site.weight_name)
         if site.features is not None and taken in whole:
             continue
-        result = call(site=site)
+        try:
+            result = call(site=site)
+        except (PeftcoreError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise _blamed(method, site, error) from error
         if result is None:
             continue
         for key, piece in (result if isinstance(result, Mapping) else {"": result}).items():
             check(site, method, piece)
             _settle(piece, site, dtype)
-            piece.__dict__["_place"] = method.label, site.path, site.role
+            piece.__dict__["_place"] = whose[method.name], site.path, site.role
             if fresh and piece.starts:
                 piece.start(site.weight)
             placed.append(Placed(site, method.label, key, piece))
@@ -155,8 +161,17 @@ def _same(one: Any, two: Any) -> bool:
 
 
 def _whose(method: Method) -> str:
-    owner = installed().owner("methods", method.name)
-    return f"method {method.name} of {owner.distribution}"
+    return installed().whose("methods", method.name)
+
+
+def _blamed(method: Method, site: Site, error: Exception) -> PluginError:
+    return PluginError(
+        f"{_whose(method)} failed at {site.here} in peftcore_rewrite_module: {first_line(error)}."
+    )
+
+
+def _named(thing: object) -> str:
+    return f"a {type(thing).__name__}"
 
 
 class _Checks:
@@ -164,6 +179,7 @@ class _Checks:
 
     def __init__(self, found: Survey):
         self._found = found
+        self._seen: dict[int, Site] = {}
 
     @cached_property
     def _modules(self) -> dict[int, str]:
@@ -186,9 +202,17 @@ class _Checks:
             AttachError: its kind cannot act there.
         """
         if not isinstance(piece, _KINDS):
+            got = f"the class {piece.__name__}" if isinstance(piece, type) else _named(piece)
             raise PluginError(
-                f"{_whose(method)} returned a {type(piece).__name__} for {site.here}; a piece is a"
-                " Delta, Reparam, Transform or Around."
+                f"{_whose(method)} returned {got} for {site.here}; a piece is an instance of Delta,"
+                " Reparam, Transform or Around."
+            )
+        other = self._seen.setdefault(id(piece), site)
+        if other is not site:
+            raise PluginError(
+                f"{_whose(method)} returned one and the same {type(piece).__name__} for"
+                f" {other.here} and {site.here}. Make one for each site; what they share comes from"
+                " Method.shared."
             )
         self._check_parts(site, method, piece)
         if site.features is not None and not piece.sliceable:

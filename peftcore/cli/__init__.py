@@ -40,12 +40,11 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name in _COMMANDS:
             return import_module(f"peftcore.cli.{cmd_name}_").command  # type: ignore
-        spec = _plugin_commands().get(cmd_name)
-        if spec is None:
+        if cmd_name not in _plugin_commands():
             return None
-        from peftcore.registry.references import resolve
+        from peftcore.registry.installed import installed
 
-        return resolve(spec.command)  # type: ignore[no-any-return]
+        return installed().resolve("commands", cmd_name, "command")  # type: ignore[no-any-return]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Name the nearest command, or the package that brings it, when there is none."""

@@ -8,7 +8,6 @@ from peftcore.cli import _completion
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import UnknownName, nearest
 from peftcore.registry.installed import CORE, installed
-from peftcore.registry.references import resolve
 
 _KINDS = ("methods", "backbones", "tasks", "sources")
 
@@ -47,7 +46,7 @@ def _about(kind: str, name: str) -> dict[str, Any]:
         "summary": spec.summary,
         "from": f"{owner.distribution} {owner.version}",
         **_more(kind, spec),
-        "fields": _fields(spec) if hasattr(spec, "config") else [],
+        "fields": _fields(kind, name) if hasattr(spec, "config") else [],
     }
 
 
@@ -61,7 +60,7 @@ def _more(kind: str, spec: Any) -> dict[str, Any]:
         }
     if kind == "backbones":
         return {
-            "roles": sorted(resolve(spec.backbone).roles),
+            "roles": sorted(installed().resolve("backbones", spec.name, "backbone").roles),
             "sizes": list(spec.configs),
             "docs": spec.docs,
         }
@@ -70,8 +69,8 @@ def _more(kind: str, spec: Any) -> dict[str, Any]:
     return {}
 
 
-def _fields(spec: Any) -> list[dict[str, Any]]:
-    model = resolve(spec.config)
+def _fields(kind: str, name: str) -> list[dict[str, Any]]:
+    model = installed().resolve(kind, name, "config")
     schema = model.model_json_schema()
     required = schema.get("required", ())
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +13,6 @@ from peftcore.errors import ConfigError, PluginError, nearest
 from peftcore.method.config import MethodConfig
 from peftcore.method.hookspecs import Adapting
 from peftcore.registry.installed import installed
-from peftcore.registry.references import resolve
 from peftcore.schema import validated
 
 T = TypeVar("T")
@@ -111,16 +111,11 @@ def _hooks_of(kind: type[Method], name: str) -> list[tuple[str, tuple[str, ...]]
     """Return the hooks of a class of methods with their arguments, checked by pluggy once."""
     if (kind, name) in _hooks:
         return _hooks[kind, name]
-    _check_hooks(kind, name)
+    _check_hooks(kind, installed().whose("methods", name))
     manager = pluggy.PluginManager("peftcore")
     manager.add_hookspecs(Adapting)
     plugin = kind.__new__(kind)
-    try:
-        manager.register(plugin, name=name)
-    except pluggy.PluginValidationError as error:
-        wrong = " ".join(str(error).split()).partition("Argument(s)")[2]
-        what = f"the arguments {wrong.strip()}" if wrong else str(error)
-        raise PluginError(f"method {name}: {what}") from error
+    manager.register(plugin, name=name)
     callers = manager.get_hookcallers(plugin) or []
     found = [(c.name, tuple(c.get_hookimpls()[0].argnames)) for c in callers]
     return _hooks.setdefault((kind, name), found)
@@ -130,25 +125,34 @@ def _call(function: Callable[..., Any], names: Sequence[str], /, **given: Any) -
     return function(*[given[name] for name in names])
 
 
-def _check_hooks(kind: type[Method], method: str) -> None:
+def _check_hooks(kind: type[Method], whose: str) -> None:
     known = [name for name in vars(Adapting) if name.startswith("peftcore_")]
     for name in dir(kind):
         if not name.startswith("peftcore_"):
             continue
         if name not in known:
-            raise PluginError(
-                f"method {method}: {name} is not a hook of methods.{nearest(name, known)}"
-            )
+            raise PluginError(f"{whose}: {name} is not a hook of methods.{nearest(name, known)}")
         options = getattr(getattr(kind, name), "peftcore_impl", None)
         if options is None:
-            raise PluginError(f"method {method}: {name} lacks @hookimpl.")
+            raise PluginError(f"{whose}: {name} lacks @hookimpl.")
+        allowed = _arguments(getattr(Adapting, name))
+        for given in _arguments(getattr(kind, name)):
+            if given not in allowed:
+                raise PluginError(
+                    f"{whose}: {name} is given no {given!r}.{nearest(given, allowed)} It may take:"
+                    f" {', '.join(allowed)}."
+                )
         for option in _OPTIONS:
             if options.get(option):
                 raise PluginError(
-                    f"method {method}: {name} is marked with {option}, which hooks of methods"
-                    " do not have: methods are called in the order of the recipe. Write @hookimpl"
-                    " alone."
+                    f"{whose}: {name} is marked with {option}, which hooks of methods do not have:"
+                    " methods are called in the order of the recipe. Write @hookimpl alone."
                 )
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments of a method of a class, without its first."""
+    return list(inspect.signature(function).parameters)[1:]
 
 
 def make_methods(choices: Sequence[MethodChoice]) -> Methods:
@@ -171,13 +175,15 @@ def make_methods(choices: Sequence[MethodChoice]) -> Methods:
             continue
         spec = installed().find("methods", name)
         try:
-            config = validated(resolve(spec.config), data, where=where, label=name)
+            fields = installed().resolve("methods", name, "config")
+            config = validated(fields, data, where=where, label=name)
         except ConfigError as error:
             problems += error.problems
             continue
-        kind = resolve(spec.method)
+        kind = installed().resolve("methods", name, "method")
         if not (isinstance(kind, type) and issubclass(kind, Method)):
-            raise PluginError(f"method {name}: {spec.method} is not a subclass of peftcore.Method.")
+            whose = installed().whose("methods", name)
+            raise PluginError(f"{whose}: {spec.method} is not a subclass of peftcore.Method.")
         method = kind(config)
         same = sum(m.name == name for m in made)
         method.name, method.label = name, f"{name}-{same + 1}" if same else name

@@ -17,7 +17,6 @@ from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.roles import check_role
 from peftcore.model.walk import CONTAINER
 from peftcore.registry.installed import installed, resolve_source
-from peftcore.registry.references import resolve
 
 
 @dataclass
@@ -204,7 +203,7 @@ def backbone_named(name: str) -> Backbone:
     if name == Structural.name:
         return Structural()
     spec = installed().find("backbones", name)
-    backbone: Backbone = resolve(spec.backbone)()
+    backbone: Backbone = installed().resolve("backbones", name, "backbone")()
     backbone.name = spec.name
     for role in backbone.roles:
         check_role(role)

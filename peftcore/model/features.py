@@ -8,7 +8,6 @@ from peftcore.model.backbones import Structural
 from peftcore.model.sites import Site
 from peftcore.model.survey import Survey
 from peftcore.registry.installed import installed
-from peftcore.registry.references import resolve
 
 
 def linear(found: Survey) -> bool:
@@ -40,7 +39,7 @@ def has(found: Survey, feature: str) -> bool:
     """Tell whether a model has a feature."""
     spec = installed().features[feature]
     if spec.found:
-        finder: Callable[[Survey], bool] = resolve(spec.found)
+        finder: Callable[[Survey], bool] = installed().resolve("features", feature, "found")
         return finder(found)
     return feature in found.backbone.has
 

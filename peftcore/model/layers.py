@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.model.walk import CONTAINER, bare_class
 from peftcore.registry.installed import installed
-from peftcore.registry.references import resolve
 
 _CPU = torch.device("cpu")
 
@@ -203,7 +202,7 @@ def _find(cls: type[nn.Module], weighted: bool) -> Layer | None:
     for base in cls.__mro__:
         spec = registered.get(f"{base.__module__}:{base.__qualname__}")
         if spec is not None:
-            handler: type[Layer] = resolve(spec.layer)
+            handler: type[Layer] = installed().resolve("layers", spec.type, "layer")
             return handler()
     for known, layer in _BUILTIN:
         if issubclass(cls, known):

@@ -1,6 +1,8 @@
 """What a plugin module must be: its hooks, and the specs that they return."""
 
+import inspect
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 from peftcore.errors import PluginError, nearest
@@ -45,12 +47,20 @@ def implemented_hooks(plugin: object) -> list[str]:
         if name in known:
             if not marked:
                 raise PluginError(f"{name} lacks @hookimpl")
+            if given := _arguments(getattr(plugin, name)):
+                raise PluginError(f"{name} takes no arguments, and has {', '.join(given)!r}")
             implemented.append(name)
         elif marked or name.startswith("peftcore_register"):
             raise PluginError(f"{name} is not a discovery hook of {GROUP}.{nearest(name, known)}")
     if not implemented:
         raise PluginError(f"it has no peftcore_register_... hook; known: {', '.join(known)}")
     return implemented
+
+
+def _arguments(hook: Callable[..., Any]) -> list[str]:
+    """Return the arguments that a hook must be given."""
+    parameters = inspect.signature(hook).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty]
 
 
 def checked(kind: str, spec: Any) -> str:

@@ -22,7 +22,8 @@ from peftcore.registry.choices import (
     preferred_plugins,
 )
 from peftcore.registry.discovery import distributions, unmet
-from peftcore.registry.hookspecs import GROUP, Discovery, hookimpl
+from peftcore.registry.hookspecs import GROUP, Discovery
+from peftcore.registry.records import HERE, PluginRecord, SpecsAlone, mark_broken
 from peftcore.registry.references import resolve
 from peftcore.registry.specs import (
     FEATURES,
@@ -41,38 +42,6 @@ CORE = {
     "backbones": ("structural",),
     "commands": ("doctor", "inspect", "list", "merge", "new", "plan", "show", "test"),
 }
-#: What stands for the distribution of a plugin that is not installed.
-HERE = "this-process"
-
-
-class PluginRecord:
-    """One entry point and what became of it.
-
-    Attributes:
-        name: name of the entry point.
-        distribution: name of the distribution that brings it.
-        version: version of that distribution.
-        status: ``ok``, ``disabled``, ``incompatible``, ``broken`` or ``conflict``.
-        problem: one sentence, where the status is not ``ok``.
-        trace: traceback, where importing or calling the plugin raised.
-        provides: names by kind (``methods``, ``backbones``, ...).
-    """
-
-    def __init__(
-        self, name: str, distribution: str, version: str, status: str = "ok", problem: str = ""
-    ):
-        self.name = name
-        self.distribution = distribution
-        self.version = version
-        self.status = status
-        self.problem = problem
-        self.trace = ""
-        self.provides: dict[str, list[str]] = {}
-
-    @property
-    def key(self) -> str:
-        """What tells the record from all others."""
-        return f"{self.distribution}:{self.name}"
 
 
 class Registry:
@@ -88,6 +57,8 @@ class Registry:
         self._specs: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self._specs["features"] = {spec.name: spec for spec in FEATURES}
         self._owners: dict[tuple[str, str], PluginRecord] = {}
+        # names that nobody provides because the plugin that would is not usable as a whole
+        self._lost: dict[tuple[str, str], PluginRecord] = {}
         self._offers: dict[tuple[str, str], list[tuple[Spec, PluginRecord]]] = {}
         self._manager = pluggy.PluginManager("peftcore")
         self._manager.add_hookspecs(Discovery)
@@ -143,12 +114,45 @@ class Registry:
         singular = kind.removesuffix("s")
         if offers := self._offers.get((kind, name)):
             raise PluginError(f"{offers[0][1].problem} (see peftcore doctor).")
+        home = known_home(kind, name)
+        if (record := self._unusable(kind, name, home)) is not None:
+            status = "in conflict" if record.status == "conflict" else record.status
+            raise PluginError(
+                f"{singular} {name!r} cannot be used: {record.distribution} {record.version} is"
+                f" {status}: {record.problem.partition(chr(10))[0]} (see peftcore doctor)."
+            )
         have = f" Installed: {', '.join(sorted(specs))}." if specs else f" No {singular} installed."
         broken = [r.name for r in self.records if r.status not in ("ok", "disabled")]
         hint = f" Not usable: {', '.join(broken)} (see peftcore doctor)." if broken else ""
-        home = known_home(kind, name)
         where = f" It is part of {home}: pip install {home}" if home else ""
         raise UnknownName(f"unknown {singular} {name!r}.{nearest(name, specs)}{have}{hint}{where}")
+
+    def _unusable(self, kind: str, name: str, home: str) -> PluginRecord | None:
+        """Return the record of the plugin that would bring a name if it could be used."""
+        if (kind, name) in self._lost:
+            return self._lost[kind, name]
+        meant = {name, f"peftcore-{name}", home}
+        return next(
+            (r for r in self.records if r.status != "ok" and {r.name, r.distribution} & meant), None
+        )
+
+    def whose(self, kind: str, name: str) -> str:
+        """Return a name with the distribution that provides it, as sentences say it."""
+        owner = self._owners.get((kind, name))
+        return f"{kind.removesuffix('s')} {name}{f' of {owner.distribution}' if owner else ''}"
+
+    def resolve(self, kind: str, name: str, field: str) -> Any:
+        """Import what a field of a spec names.
+
+        Raises:
+            UnknownName: no installed plugin provides it.
+            PluginError: it cannot be imported; the sentence says whose it is.
+        """
+        reference = getattr(self.find(kind, name), field)
+        try:
+            return resolve(reference)
+        except PluginError as error:
+            raise PluginError(f"{self.whose(kind, name)}: {error}") from error.__cause__
 
     def load(self, record: PluginRecord, point: EntryPoint) -> None:
         """Import what an entry point names and register it under a record."""
@@ -158,7 +162,7 @@ class Registry:
             raise
         except BaseException as error:
             self.records.append(record)
-            _mark_broken(record, error)
+            mark_broken(record, error)
             return
         self.add(record, plugin)
 
@@ -170,11 +174,13 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            _mark_broken(record, error)
+            mark_broken(record, error)
             self._manager.unregister(name=record.key)
             return
         if conflict := self._conflict(found):
             record.status, record.problem = "conflict", conflict
+            names = [(kind, name) for kind, specs in found.items() for name in specs]
+            self._lost.update(dict.fromkeys(names, record))
             return
         for kind, specs in found.items():
             for name, spec in specs.items():
@@ -219,6 +225,7 @@ class Registry:
             if len(left) < len(offers):
                 self._offers[kind, name] = left
                 self._settle(kind, name)
+        self._lost = {name: lost for name, lost in self._lost.items() if lost is not record}
         self.records.remove(record)
         self._manager.unregister(name=record.key)
 
@@ -240,7 +247,7 @@ class Registry:
         if len(plugin) == 1 and not isinstance(plugin[0], tuple(KINDS.values())):
             (thing,) = plugin
         else:
-            thing = _Specs(plugin)
+            thing = SpecsAlone(plugin)
         label = name or getattr(thing, "__name__", "") or "notebook"
         for known in [r for r in self.records if r.name == label and r.distribution == HERE]:
             self.remove(known)
@@ -259,12 +266,15 @@ class Registry:
             if not unknown:
                 continue
             record = self._owners["methods", name]
+            names = [(kind, n) for kind, provided in record.provides.items() for n in provided]
             self.remove(record)
             self.records.append(record)
+            self._lost.update(dict.fromkeys(names, record))
             record.status, record.provides = "broken", {}
+            known = f" Known: {', '.join(self.features)}"
             record.problem = (
                 f"method {name!r} needs the feature {unknown[0]!r}, which nobody defines."
-                f"{nearest(unknown[0], self.features)} Known: {', '.join(self.features)}"
+                f"{nearest(unknown[0], self.features) or known}"
             )
 
     def _conflict(self, found: Mapping[str, Mapping[str, Spec]]) -> str:
@@ -300,27 +310,6 @@ class Registry:
                     raise PluginError(f"{kind[:-1]} {name!r} is registered twice")
                 found[kind][name] = spec
         return found
-
-
-class _Specs:
-    """Specs alone, as the plugin object that would return them."""
-
-    def __init__(self, specs: Iterable[Any]):
-        for kind, cls in KINDS.items():
-            here = [spec for spec in specs if isinstance(spec, cls)]
-            if here:
-                setattr(self, f"peftcore_register_{kind}", hookimpl(lambda found=here: found))
-
-
-def _mark_broken(record: PluginRecord, error: BaseException) -> None:
-    import traceback
-
-    record.status = "broken"
-    if isinstance(error, PluginError):
-        record.problem = str(error)
-    else:
-        record.problem = traceback.format_exception_only(error)[-1].strip()
-    record.trace = "".join(traceback.format_exception(error))
 
 
 @lru_cache(maxsize=1)
@@ -388,5 +377,5 @@ def resolve_source(name: str, kind: str) -> Any:
         return None
     if spec.kind != kind:
         raise ConfigError(f"source {name!r} is {spec.kind}, not {kind}.")
-    function: Callable[[], Any] = resolve(spec.resolve)
+    function: Callable[[], Any] = installed().resolve("sources", name, "resolve")
     return function()

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from peftcore.errors import PluginError
+from peftcore.errors import PluginError, first_line, nearest
 
 
 def resolve(reference: str) -> Any:
@@ -13,12 +13,15 @@ def resolve(reference: str) -> Any:
         PluginError: the module or the name cannot be imported.
     """
     module, _, name = reference.partition(":")
+    found: object = None
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        return getattr(found, name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        near = nearest(name, vars(found)) if found is not None else ""
         raise PluginError(
-            f"{reference} cannot be imported: {type(error).__name__}: {error}."
+            f"{reference} cannot be imported: {first_line(error)}.{near}"
             " peftcore doctor shows the traceback."
         ) from error

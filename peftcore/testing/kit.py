@@ -2,7 +2,8 @@
 
 from peftcore.errors import PluginError
 from peftcore.registry.hookspecs import hookimpl
-from peftcore.registry.installed import PluginRecord, installed
+from peftcore.registry.installed import installed
+from peftcore.registry.records import PluginRecord
 from peftcore.registry.specs import BackboneSpec, LayerSpec, MethodSpec
 from peftcore.version import __version__
 

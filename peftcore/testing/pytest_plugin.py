@@ -16,7 +16,7 @@ from peftcore.testing import fake_plugins
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftcore.registry.installed import PluginRecord
+    from peftcore.registry.records import PluginRecord
 
 # the asserts of the contracts shall show their values, as those of a test file do
 for _name in (

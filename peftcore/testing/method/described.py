@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from peftcore.errors import ConfigError
-from peftcore.registry.installed import HERE, installed
+from peftcore.registry.installed import installed
+from peftcore.registry.records import HERE
 from peftcore.registry.references import resolve
 from peftcore.schema import validated
 from peftcore.testing.imports import hidden_names, package_of

@@ -19,6 +19,7 @@ from peftcore.registry.installed import installed
 from peftcore.testing.closeness import check_close
 from peftcore.testing.matrix import loss_of, perturb, run, same
 from peftcore.testing.method.on_toy import OnToy, gradients
+from peftcore.testing.refusals import Snapshot
 
 
 def train(
@@ -68,6 +69,12 @@ class Trained(OnToy):
             assert difference <= 1e-6, f"{self.method} changes the base at its start"
         else:
             assert difference > 0, f"{self.method} starts as the base: say identity_at_start=True"
+
+    def test_a_plan_leaves_the_model_as_it_was(self) -> None:
+        model, _ = self.pair()
+        before = Snapshot(model)
+        peftcore.plan(model, [self.choice(self.toy_name())])
+        assert not before.change(), f"planning {self.method}: {before.change()}"
 
     def test_all_that_is_trained_gets_a_gradient_and_the_base_gets_none(self) -> None:
         model, batch = self.pair()
