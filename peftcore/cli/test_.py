@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from peftcore.errors import ConfigError, UnknownName, nearest
 from peftcore.registry.choices import IN_PROCESS
-from peftcore.registry.installed import HERE, installed
+from peftcore.registry.installed import installed
+from peftcore.registry.records import HERE
 
 #: Kind to its contract and to the attribute that names what is tested. Nobody has said yet what a
 #: method can do, so that a sentence which refuses it is as good.
@@ -39,10 +41,8 @@ def command(name: str, pytest_options: tuple[str, ...]) -> None:
     found = list(_named(name))
     if not found:
         raise UnknownName(_unknown(name))
-    try:
-        import pytest  # noqa: F401
-    except ImportError:
-        raise ConfigError("the contracts need pytest: pip install 'peftcore[test]'") from None
+    if find_spec("pytest") is None:
+        raise ConfigError("the contracts need pytest: pip install 'peftcore[test]'")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "test_contracts.py"
         file.write_text(_source(found), "utf-8")
