@@ -33,6 +33,7 @@ from peftcore.errors import (
 from peftcore.method.config import (
     AtMost as AtMost,
     Divides as Divides,
+    Dropout as Dropout,
     LowRankConfig as LowRankConfig,
     Mark as Mark,
     MethodConfig as MethodConfig,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from peftcore import LowRankConfig, NeedsCall, PerRole, Targets
+from peftcore import Dropout, LowRankConfig, Targets
 
 if TYPE_CHECKING:
     from peftcore import Site
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class DoraConfig(LowRankConfig):
     """Configuration of DoRA; `rank`, `alpha` and `dropout` may be given per role."""
 
-    dropout: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
+    dropout: Dropout = Field(
         0.0, description="Dropout on the input of what is added to the base's output, in training."
     )
     targets: Targets = Field(

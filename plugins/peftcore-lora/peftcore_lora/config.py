@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftcore import LowRankConfig, NeedsCall, PerRole, Rank, Targets
+from peftcore import Dropout, LowRankConfig, PerRole, Rank, Targets
 from peftcore_lora.marks import FitsGroups, KeepsTable, NotAtEmbeddings
 
 
@@ -14,11 +14,9 @@ class LoraConfig(LowRankConfig):
     rank: Annotated[Rank, FitsGroups()] = Field(
         8, description="Rank r of the update; at most the smaller side of the layer."
     )
-    dropout: Annotated[
-        PerRole[Annotated[float, Field(ge=0, lt=1)]],
-        NeedsCall(),
-        NotAtEmbeddings(0, "the input there is a token number"),
-    ] = Field(0.0, description="Dropout on the input of the update, in training.")
+    dropout: Annotated[Dropout, NotAtEmbeddings(0, "the input there is a token number")] = Field(
+        0.0, description="Dropout on the input of the update, in training."
+    )
     use_rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."
     )
