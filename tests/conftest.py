@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import peftcore
-from peftcore.testing import make_plugin, run_cli
+from peftcore.testing import make_plugin, register_kit, run_cli
 
 
 class Strangers:
@@ -53,6 +53,12 @@ class Strangers:
         """Return the status of a plugin and the sentence that explains it."""
         record = self.listed(**env)["plugins"][f"peftcore-{name}"]
         return record["status"], record["problem"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _with_the_kit() -> None:
+    """Have the kit's toys and probe in every test, whichever runs first."""
+    register_kit()
 
 
 @pytest.fixture

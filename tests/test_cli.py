@@ -463,7 +463,13 @@ def test_merge_refuses_before_it_writes(adapter: Path, tmp_path: Path) -> None:
 # --- new --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "name"), [("method", "my-tiny"), ("backbone", "wide_net")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("method", "my-tiny"), ("backbone", "wide_net"), ("task", "my-score"),
+        ("source", "my_rows"), ("layer", "my-int8"), ("command", "largest"),
+    ],
+)  # fmt: skip
 def test_a_new_plugin_passes_its_own_tests(
     strangers: Strangers, kind: str, name: str, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""``peftcore new method NAME`` and ``peftcore new backbone NAME``."""
+"""``peftcore new KIND NAME``: the skeleton of a plugin, one for every kind."""
 
 import re
 from importlib.resources import files
@@ -10,9 +10,11 @@ import click
 from peftcore.errors import ConfigError
 from peftcore.registry.installed import CORE, installed
 
+_KINDS = ("method", "backbone", "task", "source", "layer", "command")
+
 
 @click.command("new")
-@click.argument("kind", type=click.Choice(["method", "backbone"]))
+@click.argument("kind", type=click.Choice(_KINDS))
 @click.argument("name")
 @click.option(
     "--into", type=click.Path(path_type=Path), default=Path(),

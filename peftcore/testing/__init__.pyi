@@ -13,6 +13,7 @@ from peftcore.testing.fake_plugins import (
     run_cli as run_cli,
     run_in_process as run_in_process,
 )
+from peftcore.testing.kit import register_kit as register_kit
 from peftcore.testing.layer_contract import LayerContract as LayerContract
 from peftcore.testing.matrix import (
     attached as attached,

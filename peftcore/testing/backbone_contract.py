@@ -16,7 +16,7 @@ from peftcore.testing import kit
 from peftcore.testing.declared import Declared
 from peftcore.testing.matrix import loss_of, run, same, tiny
 
-kit.register()
+kit.register_kit()
 
 
 class BackboneContract(Declared):

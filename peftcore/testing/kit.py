@@ -44,7 +44,7 @@ class _Kit:
         )
 
 
-def register() -> None:
+def register_kit() -> None:
     """Add the kit's toys, layer and probe to the registry of this process, once."""
     if "toy" not in installed().backbones:
         record = PluginRecord("testing", "peftcore", __version__)

@@ -66,7 +66,7 @@ class LayerContract:
 
     @pytest.fixture(autouse=True)
     def _seeded(self) -> Iterator[None]:
-        kit.register()
+        kit.register_kit()
         torch.manual_seed(0)
         yield
 

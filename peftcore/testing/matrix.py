@@ -23,7 +23,7 @@ from peftcore.testing import kit
 
 def pairs() -> list[tuple[str, str]]:
     """Return every pair of installed method and backbone; the kit's own probe is left out."""
-    kit.register()
+    kit.register_kit()
     return [
         (method, backbone)
         for method in installed().methods
@@ -45,7 +45,7 @@ def _surveyed(backbone: str) -> Survey:
 
 def tiny(backbone: str, head: str = "none") -> tuple[Backbone, nn.Module, dict[str, Any]]:
     """Return a backbone, a random small model of it in evaluation mode, and a batch."""
-    kit.register()
+    kit.register_kit()
     knows = backbone_named(backbone)
     torch.manual_seed(0)
     model = knows.tiny(head=head).eval()

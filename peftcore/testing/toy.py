@@ -179,4 +179,4 @@ class FakeQuant(Layer):
         return F.linear(x, weight, module.bias)
 
 
-kit.register()
+kit.register_kit()

@@ -102,4 +102,4 @@ class ToyCnnBackbone(Backbone):
         return {"pixel_values": torch.randn(rows, 3, 8, 8), "labels": labels}
 
 
-kit.register()
+kit.register_kit()

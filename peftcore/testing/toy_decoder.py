@@ -209,4 +209,4 @@ class ToyDecoderBackbone(Backbone):
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
 
 
-kit.register()
+kit.register_kit()

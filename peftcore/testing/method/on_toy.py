@@ -32,13 +32,13 @@ class OnToy:
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Parametrise over the installed backbones."""
         if "backbone_name" in metafunc.fixturenames:
-            kit.register()
+            kit.register_kit()
             names = [backbone for name, backbone in pairs() if name == self.method]
             metafunc.parametrize("backbone_name", names)
 
     @pytest.fixture(autouse=True)
     def _seeded(self) -> Iterator[None]:
-        kit.register()
+        kit.register_kit()
         torch.manual_seed(0)
         yield
 

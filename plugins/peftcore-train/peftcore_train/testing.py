@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from peftcore import ConfigError, Strict, installed, resolve, validated
-from peftcore.testing import perturb, run_in_process
+from peftcore.testing import perturb, register_kit, run_in_process
 from peftcore_train import building, processes, rundir, running
 from peftcore_train.errors import Interrupted
 from peftcore_train.evaluation import evaluate
@@ -56,6 +56,11 @@ class TaskContract:
     epochs: ClassVar[int] = 6
     learning_rate: ClassVar[float] = 3e-3
     remembered: ClassVar[float] = 0.5
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _with_the_kit(cls) -> None:
+        register_kit()
 
     @pytest.fixture(scope="class")
     def source(self, tmp_path_factory: Any) -> Path:
