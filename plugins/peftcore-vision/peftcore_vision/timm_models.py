@@ -266,6 +266,7 @@ class TimmCnn(TimmBackbone):
     has = ("one-pass",)
     # what methods change of attention by default is changed of the convolutions here
     stands_in = {
+        "all-linear": "conv",
         "attention.query": "conv",
         "attention.key": "conv",
         "attention.value": "conv",
