@@ -152,9 +152,9 @@ def folder(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def plugins_as_before() -> Iterator[None]:
     """What a page adds to the registry of this process is taken out again."""
     from peftcore.registry.installed import installed
-    from peftcore.testing import kit
+    from peftcore.testing import register_kit
 
-    kit.register()
+    register_kit()
     found = installed()
     tables = [*found._specs.values(), found._owners]
     copies, records = [dict(t) for t in tables], list(found.records)  # type: ignore[call-overload]
