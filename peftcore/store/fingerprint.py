@@ -136,9 +136,11 @@ def difference(saved: Fingerprint, here: Fingerprint, tensors: Mapping[str, Tens
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         rows = _rows(saved.sums[changed[0]], tensors[changed[0]])
+        added = ". Rows that were added to an embedding belong into modules_to_save" if rows else ""
+        differ = "differ" if more else "differs"
         return (
-            f"its base has the same shapes but other weights: {changed[0]}{more} differ{rows}."
-            " Rows that were added to an embedding belong into modules_to_save"
+            "its base has the same shapes but other weights:"
+            f" {changed[0]}{more} {differ}{rows}{added}"
         )
     if saved.dtypes == here.dtypes:
         return "its base has the same shapes but other weights"
@@ -162,7 +164,8 @@ def _rows(sums: Sequence[float], tensor: Tensor) -> str:
     """Say that only the end of a tensor differs, where that is so."""
     blocks = list(look(tensor).blocks())
     same = [_close(s, b, exact=False) for s, b in zip(sums, blocks)]  # noqa: B905
-    return f" in the last {len(blocks[-1])} rows alone" if all(same[:-1]) and not same[-1] else ""
+    alone = len(same) > 1 and all(same[:-1]) and not same[-1]
+    return f" in the last {len(blocks[-1])} rows alone" if alone else ""
 
 
 def described(found: Any) -> str:
