@@ -47,9 +47,10 @@ class TestRouterTuning(MethodContract):
         """With a cache the mean of a row is not known: an error, which names what works."""
         name, model, batch = self.writing()
         perturb(peftcore.attach(model, [self.choice(name)]))
+        prompt = {key: batch[key] for key in ("input_ids", "attention_mask")}
         with pytest.raises(AttachError, match="generate with use_cache=False, or write level: tok"):
-            model.generate(batch["input_ids"], max_new_tokens=3, use_cache=True)
-        model.generate(batch["input_ids"], max_new_tokens=3, use_cache=False)
+            model.generate(**prompt, max_new_tokens=3, use_cache=True)
+        model.generate(**prompt, max_new_tokens=3, use_cache=False)
 
 
 class TestRouterTuningOfTokens(MethodContract):
