@@ -27,7 +27,7 @@ class Strict(BaseModel):
         annotation: Any = cls.model_fields[str(info.field_name)].annotation
         kinds = _kinds(annotation)
         if kinds & {int, float} and not kinds & {bool, Any, object}:
-            _check_numbers(value, depth=3)
+            _check_numbers(value, "number" if float in kinds else "integer", depth=3)
         return value
 
 
@@ -47,17 +47,17 @@ def _hashable(value: Any) -> bool:
     return True
 
 
-def _check_numbers(value: Any, depth: int) -> None:
+def _check_numbers(value: Any, word: str, depth: int) -> None:
     """Refuse numbers, also inside of lists and mappings, that are none or that no tensor holds."""
     if isinstance(value, bool):
-        raise ValueError("input should be a number, not true or false")
+        raise ValueError(f"input should be a valid {word}")
     if isinstance(value, int) and abs(value) > _LARGEST_INT:
         raise ValueError("input should be a number below 2**63")
     if isinstance(value, float) and not (isfinite(value) and abs(value) <= _LARGEST_FLOAT):
         raise ValueError("input should be a finite number below 3.4e38")
     if depth and isinstance(value, list | tuple | dict):
         for part in value.values() if isinstance(value, dict) else value:
-            _check_numbers(part, depth - 1)
+            _check_numbers(part, word, depth - 1)
 
 
 def validated(model: type[BaseModel], data: Any, *, where: str, label: str) -> Any:

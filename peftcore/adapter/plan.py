@@ -352,9 +352,12 @@ def _whole(found: Survey, patterns: Sequence[str], label: str) -> list[Selected]
 
 
 def _is_inside(names: Iterable[str], paths: Iterable[str]) -> bool:
-    """Tell whether a parameter, by one of its names, is in one of some modules."""
+    """Tell whether a parameter, by one of its names, is in one of some modules.
+
+    The model itself has its direct parameters only: the rest of it is what its other sites name.
+    """
     owners = [name.rpartition(".")[0] for name in names]
-    return any(o == path or o.startswith(f"{path}.") or not path for o in owners for path in paths)
+    return any(o == p or (p and o.startswith(f"{p}.")) for o in owners for p in paths)
 
 
 def _once(*groups: Iterable[Selected]) -> list[Selected]:

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import peftcore
 from peftcore.errors import ConfigError, PeftcoreError
 from peftcore.registry.references import resolve
-from peftcore.testing.matrix import run, same, tiny
+from peftcore.testing import register_kit, run, same, tiny
 
-peftcore.testing.toy.register()  # type: ignore[attr-defined]
+register_kit()
 METHODS = list(peftcore.installed().methods)
 #: One of each kind that a recipe, a keyword or a mistake can bring.
 ODD: list[Any] = [
@@ -67,7 +67,7 @@ def test_an_odd_configuration_is_refused_or_works(method: str) -> None:
     keys = st.sampled_from([*tried.fields, "surprise"])
 
     @settings(
-        max_examples=6, deadline=None, database=None, derandomize=True,
+        max_examples=2, deadline=None, database=None, derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.dictionaries(keys, st.integers(0, len(ODD) - 1), max_size=3))

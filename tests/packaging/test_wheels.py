@@ -87,14 +87,18 @@ def test_a_wheel_holds_its_module_and_nothing_else(all_wheels: Path, folder: Pat
     }  # fmt: skip
     assert {n for n in names if n.startswith(f"{module}/")} == source
     assert not [n for n in names if ("tests/" in n and "templates/" not in n) or n.endswith(".pyc")]
-    assert f"{module}-0.1.0.dist-info/entry_points.txt" in names
+    entry_points = f"{module}-0.1.0.dist-info/entry_points.txt" in names
+    assert entry_points == (
+        folder.name != "peftcore-transformers"
+    )  # a foundation registers nothing
     if folder != EXAMPLE:
         assert f"{module}/py.typed" in names
     if folder == ROOT:
         assert f"{module}-0.1.0.dist-info/licenses/LICENSE" in names
-        for kind in ("method", "backbone"):
+        assert {"peftcore/__init__.pyi", "peftcore/registry/index.json"} <= names
+        for kind in ("method", "backbone", "task", "source", "layer", "command"):
             for file in ("pyproject.toml.txt", f"tests/test_{kind}.py.txt", "README.md.txt"):
-                assert f"peftcore/templates/{kind}/{file}" in names
+                assert f"peftcore/cli/templates/{kind}/{file}" in names
 
 
 def test_an_installed_plugin_is_found(target: Path, tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_it_is_listed_in_an_environment_without_torch(wheels: Path, tmp_path: Pa
 
 TRAINING = """
 import torch, peftcore
-from peftcore.backbones import backbone_named
+from peftcore import backbone_named
 
 knows = backbone_named("bert")
 torch.manual_seed(0)

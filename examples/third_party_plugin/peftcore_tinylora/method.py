@@ -1,7 +1,7 @@
 """Tinylora: y = base(x) + x downᵀ upᵀ."""
 
 import torch
-from peftcore import Delta, LayerInfo, Method, MethodConfig, Site, Targets, hookimpl
+from peftcore import Delta, LayerInfo, MethodConfig, Site, Targeted, Targets
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -26,9 +26,8 @@ class LowRank(Delta):
         return self.up @ self.down
 
 
-class Tinylora(Method):
-    @hookimpl
-    def peftcore_rewrite_module(self, site: Site) -> LowRank | None:
-        if site.matches(self.config.targets):
-            return LowRank(site.layer, self.config.rank)
-        return None
+class Tinylora(Targeted):
+    kinds = ("linear",)
+
+    def piece(self, site: Site, config: TinyloraConfig) -> LowRank:
+        return LowRank(site.layer, config.rank)

@@ -27,7 +27,7 @@ Bottleneck = Annotated[
 ActFn = Annotated[
     Literal["relu", "gelu", "silu", "tanh"], Field(description="Activation at the inner width.")
 ]
-Scale = Annotated[float, Field(gt=0, description="Factor s of what the adapter adds.")]
+Scale = Annotated[float, Field(gt=0, le=1e6, description="Factor s of what the adapter adds.")]
 LearnScale = Annotated[bool, Field(description="Train s; it starts at `scale`.")]
 Bias = Annotated[bool, Field(description="Whether both projections have a bias, zero at first.")]
 Init = Annotated[

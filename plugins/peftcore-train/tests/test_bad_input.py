@@ -45,7 +45,7 @@ def test_all_errors_of_a_recipe_are_listed_by_line(recipe, peftcore):
 @pytest.mark.parametrize(
     ("section", "value", "expected"),
     [
-        ("methods", ["lroa"], r"unknown method 'lroa'. Did you mean lora\?.* pip install"),
+        ("methods", ["lroa"], r"unknown method 'lroa'. Did you mean lora\?"),
         ("task", {"type": "masked-ml"}, r"unknown task 'masked-ml'. Did you mean masked-lm\?"),
         (
             "backbone",

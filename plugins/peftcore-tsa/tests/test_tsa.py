@@ -38,6 +38,8 @@ class ConvToy(Toy):
 
 class OnConvToy(MethodContract):
     method = "tsa"
+    # the kernels of size 3 of small models, and of speech models, stand before their blocks
+    config = {"stem": True}
 
     def pair(self) -> tuple[nn.Module, dict[str, Tensor]]:
         _, _, batch = tiny("toy")
