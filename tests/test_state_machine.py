@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import peftcore
 from peftcore.errors import PeftcoreError
@@ -90,10 +91,24 @@ class Kind:
         return chosen, [f"path:{p}" for p in self.whole] if kind in ("whole", "both") else []
 
 
-def run(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+def run(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    dtype: torch.dtype,
+    values: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Return what a model computes, with ``values`` in place of some of its tensors."""
+    given = {n: t.to(dtype) if t.is_floating_point() else t for n, t in batch.items()}
     with torch.no_grad():
-        out = model(**{n: t.to(dtype) if t.is_floating_point() else t for n, t in batch.items()})
+        out = functional_call(model, values, kwargs=given) if values else model(**given)
     return getattr(out, "logits", out)  # type: ignore[no-any-return]
+
+
+def check_near(found: Tensor, wanted: Tensor) -> None:
+    near = 0.06 if wanted.dtype is torch.bfloat16 else 2e-4
+    assert found.dtype == wanted.dtype and torch.allclose(found, wanted, atol=near, rtol=near), (
+        f"off by {(found - wanted).abs().max().item()}"
+    )
 
 
 class Adapters(RuleBasedStateMachine):
@@ -124,25 +139,23 @@ class Adapters(RuleBasedStateMachine):
     # --- the reference ---------------------------------------------------------------------------
 
     def reference(self, names: list[str]) -> Tensor:
-        """Run a bare model with the changes of some adapters, each as a dense matrix."""
-        model = copy.deepcopy(self.bare)
+        """Run the bare model with the changes of some adapters, each as a dense matrix."""
+        values: dict[str, Tensor] = {}
         for name in names:
             adapter = peftcore.adapters(self.model)[name]
             for item in adapter.placed:
-                layer = model.get_submodule(item.site.path)
+                where = f"{item.site.path}.weight"
                 tensors = dict(item.piece.named_parameters())
                 if item.label == "lora":
                     change = tensors["lora_B"].double() @ tensors["lora_A"].double() * (2 / 2)
                 else:
                     change = tensors["change"].double()
-                with torch.no_grad():
-                    layer.weight.copy_((layer.weight.double() + change).to(layer.weight))
+                old = values.get(where, self.bare.get_parameter(where)).detach()
+                values[where] = (old.double() + change.detach()).to(old)
             for swap in adapter.swaps:
-                with torch.no_grad():
-                    model.get_parameter(swap.selected.info.name).copy_(swap.own)
-            for path, value in self.statistics.get(name, {}).items():
-                model.get_buffer(path).copy_(value)
-        return run(model, self.kind.batch, self.dtype)
+                values[swap.selected.info.name] = swap.own.detach().to(self.dtype)
+            values |= self.statistics.get(name, {})
+        return run(self.bare, self.kind.batch, self.dtype, values)
 
     def wanted(self) -> Tensor:
         now: Any = self.blocks[-1][1] if self.blocks else self.merged or self.active
@@ -154,9 +167,7 @@ class Adapters(RuleBasedStateMachine):
     @invariant()
     def outputs_are_those_of_the_reference(self) -> None:
         found, wanted = run(self.model, self.kind.batch, self.dtype), self.wanted()
-        assert found.dtype == wanted.dtype
-        near = 0.06 if self.dtype is torch.bfloat16 else 2e-4
-        torch.testing.assert_close(found, wanted, atol=near, rtol=near)
+        check_near(found, wanted)
         if not self.blocks and not self.merged:
             have = [n for n, a in peftcore.adapters(self.model).items() if a.active]
             assert sorted(have) == sorted(self.active)
@@ -264,9 +275,7 @@ class Adapters(RuleBasedStateMachine):
         peftcore.adapters(self.model)[name].save(path)
         fresh = copy.deepcopy(self.bare)
         peftcore.load(fresh, path)
-        near = 0.06 if self.dtype is torch.bfloat16 else 2e-4
-        found = run(fresh, self.kind.batch, self.dtype)
-        torch.testing.assert_close(found, self.reference([name]), atol=near, rtol=near)
+        check_near(run(fresh, self.kind.batch, self.dtype), self.reference([name]))
 
     @rule(name=st.sampled_from(NAMES))
     def detach(self, name: str) -> None:
@@ -368,7 +377,8 @@ def machine(kind: str, examples: int, steps: int) -> Any:
     made = type(f"Adapters_{kind}", (Adapters,), {"kind_name": kind}).TestCase
     made.settings = settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
-        derandomize=examples < 100, suppress_health_check=list(HealthCheck),
+        derandomize=examples < 1_000, suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # to shrink what fails takes minutes; do it by hand
     )  # fmt: skip
     return made
 
@@ -379,11 +389,11 @@ KINDS = ("transformer", "toy", "conv")
 @pytest.mark.filterwarnings("ignore::peftcore.adapter.watch.DeadPieceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_order_of_actions_computes_what_it_should(kind: str) -> None:
-    machine(kind, 20, 10)().runTest()
+    machine(kind, 167, 8)().runTest()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::peftcore.adapter.watch.DeadPieceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_orders_of_actions(kind: str) -> None:
-    machine(kind, 150, 20)().runTest()
+    machine(kind, 6_667, 12)().runTest()

@@ -90,6 +90,7 @@ def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
         for module, leaf in swap.places:
             seat = rewrite(module, holder, (leaf,) if swap.own.dtype != swap.base.dtype else ())
             seat.placed.setdefault(adapter.name, [])
+            seat.parked.setdefault(adapter.name, []).append(swap)
 
 
 def _checkpointed(adapter: Attached) -> list[nn.Module]:

@@ -16,8 +16,8 @@ from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.merge import merge, merge_for_good, unmerge
 from peftcore.adapter.plan import make_plan
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
-from peftcore.adapter.switch import base_only, check_outside
-from peftcore.errors import AttachError, UnknownName
+from peftcore.adapter.switch import adapters_named, base_only, check_outside
+from peftcore.errors import AttachError
 from peftcore.method.examples import Examples
 from peftcore.method.method import MethodChoice
 
@@ -161,12 +161,11 @@ def detach(model: nn.Module, *names: str) -> None:
     """
     state = state_of(model)
     check_outside(state, "detach")
+    chosen = adapters_named(state, names or tuple(state.adapters))
     if state.merged:
         unmerge(model)
-    for name in names or tuple(state.adapters):
-        if name not in state.adapters:
-            raise UnknownName(f"this model has no adapter {name!r}.")
-        remove(model, state, state.adapters[name])
+    for adapter in chosen:
+        remove(model, state, adapter)
 
 
 def merge_and_unload(model: nn.Module, *names: str) -> nn.Module:

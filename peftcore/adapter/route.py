@@ -36,10 +36,9 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     """
     state = state_of(model)
     used = list(dict.fromkeys(name for name in names if name is not None))
-    check_names(state, used)
+    chosen = check_names(state, used)
     if not names:
         raise AttachError("route(model, []) names no row; give one name, or None, for each.")
-    chosen = [state.adapters[name] for name in used]
     for adapter in chosen:
         _check_called(adapter)
         _check_statistics(state, adapter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,7 +36,6 @@ class Swap:
         dtype = torch.float32 if low else base.dtype
         value = base.detach().to(dtype, copy=True)
         self.own = nn.Parameter(value, requires_grad=selected.trained)
-        self._dtypes = [base.dtype, dtype]
 
     @property
     def name(self) -> str:
@@ -46,18 +45,28 @@ class Swap:
     def put_in(self, *, own: bool) -> None:
         """Put the adapter's own parameter, or the base's, into the modules."""
         coming, going = (self.own, self.base) if own else (self.base, self.own)
-        if going.dtype != self._dtypes[not own]:
-            # the whole model was cast while this one was parked
-            coming.data = coming.data.to(going.dtype)
-            self._dtypes = [going.dtype, going.dtype]
-        if coming.device != going.device:
+        if coming.device != going.device:  # moved by hand, parameter by parameter
             coming.data = coming.data.to(going.device)
         for module, leaf in self.places:
             if module._parameters.get(leaf) is not going and going is self.own:
                 continue  # somebody has put another parameter there, which is theirs
             module._parameters[leaf] = coming
-            if self.own.dtype != self.base.dtype:
-                seat_of(module).casts[leaf] = self.base.dtype
+        self._note_cast()
+
+    @torch.no_grad()
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Do to the parameter that is parked what was done to the one in the modules."""
+        module, leaf = self.places[0]
+        for parked in (self.own, self.base):
+            if module._parameters.get(leaf) is not parked:
+                parked.data = fn(parked.data)
+        self._note_cast()
+
+    def _note_cast(self) -> None:
+        for module, leaf in self.places:
+            casts = seat_of(module).casts
+            if self.own.dtype != self.base.dtype or leaf in casts:
+                casts[leaf] = self.base.dtype
 
 
 class Attached:

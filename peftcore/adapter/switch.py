@@ -74,15 +74,26 @@ def check_disjoint(chosen: Sequence[Attached]) -> None:
             owners[name] = adapter.name
 
 
-def check_names(state: ModelState, names: Sequence[str]) -> None:
-    """Refuse names that the model has no adapter of, and any name while one is merged."""
+def adapters_named(state: ModelState, names: Sequence[str]) -> list[Attached]:
+    """Return adapters of a model by name.
+
+    Raises:
+        UnknownName: the model has no adapter of a name.
+    """
     for name in names:
         if name not in state.adapters:
+            has = f"It has: {', '.join(state.adapters)}." if state.adapters else "It has none."
             raise UnknownName(
-                f"this model has no adapter {name!r}.{nearest(name, state.adapters)}"
-                f" It has: {', '.join(state.adapters)}."
+                f"this model has no adapter {name!r}.{nearest(name, state.adapters)} {has}"
             )
+    return [state.adapters[name] for name in names]
+
+
+def check_names(state: ModelState, names: Sequence[str]) -> list[Attached]:
+    """Return adapters by name; refuse unknown names, and any name while one is merged."""
+    found = adapters_named(state, names)
     check_unmerged(state)
+    return found
 
 
 def check_unmerged(state: ModelState) -> None:

@@ -91,6 +91,7 @@ def adapted_class(key: ClassKey) -> type:
             "_peftcore_class": cls,
             "_peftcore_key": key,
             "forward": _forward(key),
+            "_apply": _applying(cls),
             "_replicate_for_data_parallel": _refuse_replicas,
         }
         names |= {name: property(_getter(name)) for name in key.exposed}
@@ -151,6 +152,20 @@ def _carrying(cls: type) -> Callable[..., Any]:
         return base(self, *args, **kwargs)
 
     return call
+
+
+def _applying(cls: type) -> Callable[..., Any]:
+    base = cls._apply  # type: ignore[attr-defined]
+
+    def apply(self: Any, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        # casting or moving a model reaches what its adapters have parked, too
+        done = base(self, fn, *args, **kwargs)
+        for parked in self._peftcore.parked.values():
+            for swap in parked:
+                swap.apply(fn)
+        return done
+
+    return apply
 
 
 def _getter(name: str) -> Callable[[Any], Tensor | None]:
@@ -287,7 +302,9 @@ def put(module: nn.Module, adapter: str, item: Placed) -> None:
 
 def take_out(module: nn.Module, adapter: str) -> None:
     """Take all pieces of an adapter out of a module."""
-    for item in seat_of(module).placed.pop(adapter, ()):
+    seat = seat_of(module)
+    seat.parked.pop(adapter, None)
+    for item in seat.placed.pop(adapter, ()):
         container = module._modules[CONTAINER]
         assert container is not None
         del container._modules[item.child(adapter)]

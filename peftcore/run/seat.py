@@ -24,15 +24,18 @@ class Seat:
         program: what runs in the module's call; None while no active adapter has a piece here.
         placed: the pieces of each adapter, in its order.
         casts: parameters that an adapter holds in another dtype, with the base's dtype.
+        parked: what each adapter holds besides what sits in the module; it is cast and moved with
+            the module, by its method ``apply``.
     """
 
-    __slots__ = ("casts", "holder", "placed", "program")
+    __slots__ = ("casts", "holder", "parked", "placed", "program")
 
     def __init__(self, holder: ContextHolder):
         self.holder = holder
         self.program: Any = None
         self.placed: dict[str, list[Placed]] = {}
         self.casts: dict[str, torch.dtype] = {}
+        self.parked: dict[str, list[Any]] = {}
 
 
 def seat_of(module: nn.Module) -> Seat:
