@@ -31,7 +31,7 @@ class LlamaAdapter(Targeted):
         Raises:
             TargetError: the model has fewer layers; or one has no projections that are called.
         """
-        layers = [site for site in sites if site.matches(self.config.targets)]
+        layers = self.chosen(sites)
         count = self.config.adapter_layers or max(1, len(layers) - 2)
         if count > len(layers):
             raise TargetError(

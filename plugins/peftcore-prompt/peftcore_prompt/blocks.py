@@ -90,7 +90,7 @@ class Vpt(Targeted):
 
 def _chosen(method: Targeted, sites: Sequence[Site]) -> list[Site]:
     """Return the chosen blocks, checked."""
-    chosen = [site for site in sites if site.matches(method.config.targets)]
+    chosen = method.chosen(sites)
     decoders = {site.block for site in sites if site.role.startswith("cross_attention")}
     for site in chosen:
         where = f"{method.label}.targets: {site.here}"

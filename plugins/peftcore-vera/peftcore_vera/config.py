@@ -1,10 +1,8 @@
 """What a recipe can say about VeRA."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from peftcore import MethodConfig, NeedsCall, Targets
+from peftcore import Dropout, MethodConfig, Targets
 
 
 class VeraConfig(MethodConfig):
@@ -14,9 +12,7 @@ class VeraConfig(MethodConfig):
         256, ge=1, description="Rank r; above LoRA's, and above the layer's size if you like."
     )
     d_initial: float = Field(0.1, gt=0, description="What the vector d starts with.")
-    dropout: Annotated[float, NeedsCall()] = Field(
-        0.0, ge=0, lt=1, description="Dropout on the input of the update, in training."
-    )
+    dropout: Dropout = 0.0
     projection_seed: int = Field(
         0, ge=0, description="Seed of the random matrices; they are made from it, never stored."
     )
