@@ -45,6 +45,7 @@ from peftcore.method.config import (
     smaller_side as smaller_side,
 )
 from peftcore.method.examples import Examples as Examples
+from peftcore.method.low_rank import LowRankDelta as LowRankDelta
 from peftcore.method.method import Method as Method
 from peftcore.method.pieces import (
     Around as Around,
