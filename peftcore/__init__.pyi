@@ -34,6 +34,7 @@ from peftcore.method.config import (
     AtMost as AtMost,
     Divides as Divides,
     Dropout as Dropout,
+    LinearTargets as LinearTargets,
     LowRankConfig as LowRankConfig,
     Mark as Mark,
     MethodConfig as MethodConfig,
@@ -80,6 +81,7 @@ from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey
 from peftcore.model.targets import PerRole as PerRole, Targets as Targets
 from peftcore.model.walk import (
+    argument_names as argument_names,
     bare_class as bare_class,
     base_modules as base_modules,
     device_of as device_of,

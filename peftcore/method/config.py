@@ -162,6 +162,8 @@ Dropout = Annotated[
     NeedsCall(),
     Field(description="Dropout on the input of the update, in training."),
 ]
+#: Targets of what acts on linear layers alone.
+LinearTargets = Annotated[Targets, Field(description="Linear layers to update.")]
 
 
 class LowRankConfig(MethodConfig):

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Dropout, MethodConfig, OneRank, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, OneRank, Targets
 
 
 class AdaLoraConfig(MethodConfig):
@@ -28,10 +28,7 @@ class AdaLoraConfig(MethodConfig):
         None, gt=0, description="The update is scaled by alpha / init_r. Not given: a scale of 1."
     )
     dropout: Dropout = 0.0
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
 
     @model_validator(mode="after")
     def _shrinks(self) -> Self:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from peftcore import Dropout, MethodConfig, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Targets
 
 
 class FactConfig(MethodConfig):
@@ -17,9 +17,6 @@ class FactConfig(MethodConfig):
     dropout: Dropout = Field(
         0.0, description="Dropout before the last factor, in training; the release has 0.1."
     )
-    targets: Targets = Field(
-        Targets.model_validate(
-            ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.*"]
-        ),
-        description="Linear layers to update.",
+    targets: LinearTargets = Targets(
+        roles=("attention.query", "attention.key", "attention.value", "attention.output", "mlp.*")
     )

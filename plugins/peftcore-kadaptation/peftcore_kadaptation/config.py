@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Divides, Dropout, MethodConfig, Site, Targets, both_sides
+from peftcore import Divides, Dropout, LinearTargets, MethodConfig, Site, Targets, both_sides
 
 Gain = Annotated[
     float,
@@ -42,10 +42,7 @@ class KadaptationConfig(MethodConfig):
         " code, where nothing but the bias then ever trains.",
     )
     gain: Gain = sqrt(2)
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:

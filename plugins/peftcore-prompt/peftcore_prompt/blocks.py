@@ -5,10 +5,9 @@ from math import prod, sqrt
 
 from torch import nn
 
-from peftcore import Site, Targeted, TargetError, hookimpl
+from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
 from peftcore_prompt.pieces import Tokens, Wider, projection
-from peftcore_prompt.splicing import argument_names
 
 #: Channels, height and width of a patch, where the model has none.
 _PATCH = (3, 16, 16)

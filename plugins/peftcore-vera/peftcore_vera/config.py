@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from peftcore import Dropout, MethodConfig, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Targets
 
 
 class VeraConfig(MethodConfig):
@@ -14,9 +14,8 @@ class VeraConfig(MethodConfig):
     d_initial: float = Field(0.1, gt=0, description="What the vector d starts with.")
     dropout: Dropout = 0.0
     projection_seed: int = Field(
-        0, ge=0, description="Seed of the random matrices; they are made from it, never stored."
+        0,
+        ge=0,
+        description="Seed that the random matrices are drawn from; what is stored is the seed.",
     )
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
