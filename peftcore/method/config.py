@@ -156,7 +156,7 @@ _RANK_OF_A_WEIGHT = "whose weight has rank {most} at most"
 Rank = Annotated[PerRole[Annotated[int, Field(ge=1)]], AtMost(smaller_side, _RANK_OF_A_WEIGHT)]
 #: The same, where all layers have the same.
 OneRank = Annotated[int, Field(ge=1), AtMost(smaller_side, _RANK_OF_A_WEIGHT, per_role=False)]
-#: The share of values that are dropped in training; of the update's input, unless it says another.
+#: The share of values that are dropped in training; of what, a field may describe otherwise.
 Dropout = Annotated[
     PerRole[Annotated[float, Field(ge=0, lt=1)]],
     NeedsCall(),
