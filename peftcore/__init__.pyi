@@ -34,6 +34,7 @@ from peftcore.method.config import (
     AtMost as AtMost,
     Divides as Divides,
     Dropout as Dropout,
+    LinearTargets as LinearTargets,
     LowRankConfig as LowRankConfig,
     Mark as Mark,
     MethodConfig as MethodConfig,
@@ -45,6 +46,7 @@ from peftcore.method.config import (
     smaller_side as smaller_side,
 )
 from peftcore.method.examples import Examples as Examples
+from peftcore.method.low_rank import LowRankDelta as LowRankDelta
 from peftcore.method.method import Method as Method
 from peftcore.method.pieces import (
     Around as Around,
@@ -79,6 +81,7 @@ from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey
 from peftcore.model.targets import PerRole as PerRole, Targets as Targets
 from peftcore.model.walk import (
+    argument_names as argument_names,
     bare_class as bare_class,
     base_modules as base_modules,
     device_of as device_of,

@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -39,6 +42,11 @@ LIGHT = [
     *(p / p.name.replace("-", "_") / "__init__.py" for p in PLUGINS),
     *(init for p in EXAMPLES for init in p.glob("peftcore_*/__init__.py")),
 ]  # fmt: skip
+#: Tokens that make no line of code.
+EMPTY = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}  # fmt: skip
 #: Plugins on which others may build.
 FOUNDATIONS = {"peftcore_train", "peftcore_transformers"}
 
@@ -186,6 +194,71 @@ def test_no_file_is_long() -> None:
     files = [*CORE, *(f for p in PLUGINS for f in sources(p)), *(ROOT / "tools").glob("*.py")]
     lines = {named(f): len(f.read_text("utf-8").splitlines()) for f in files}
     assert not {name: n for name, n in lines.items() if n > 400}
+
+
+def method_plugins() -> list[Path]:
+    inits = {p: p / p.name.replace("-", "_") / "__init__.py" for p in PLUGINS}
+    return [
+        p for p, init in inits.items() if "peftcore_register_methods" in init.read_text("utf-8")
+    ]
+
+
+def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        first = node.body[0] if isinstance(node, documented) and node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            yield first.value
+
+
+def sentences(file: Path) -> Iterator[str]:
+    """Yield what a file says to users, sentence by sentence; {} stands for what is filled in."""
+    tree = ast.parse(file.read_text("utf-8"))
+    left_out = {id(text) for text in docstrings(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            left_out |= {id(part) for part in ast.walk(node)} - {id(node)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            parts = (v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+            yield from re.split(r"(?<=[.:;]) ", "".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.split(r"(?<=[.:;]) ", node.value)
+
+
+def test_no_two_method_plugins_say_the_same_sentence() -> None:
+    whose: dict[str, set[str]] = {}
+    for folder in method_plugins():
+        for said in (s.strip(" .;:") for file in sources(folder) for s in sentences(file)):
+            if len(said) > 30:
+                whose.setdefault(said, set()).add(folder.name)
+    assert len(whose) > 200
+    assert not {said: names for said, names in whose.items() if len(names) > 1}
+
+
+def lines_of_code(*files: Path) -> int:
+    """Count lines; docstrings, comments and blank lines do not count."""
+    count = 0
+    for file in files:
+        text = file.read_text("utf-8")
+        lines: set[int] = set()
+        for token in tokenize.generate_tokens(StringIO(text).readline):
+            if token.type not in EMPTY:
+                lines |= set(range(token.start[0], token.end[0] + 1))
+        for doc in docstrings(ast.parse(text)):
+            lines -= set(range(doc.lineno, (doc.end_lineno or 0) + 1))
+        count += len(lines)
+    return count
+
+
+def test_method_plugins_are_small() -> None:
+    sizes = {p.name: lines_of_code(*sources(p)) for p in method_plugins()}
+    assert median(sizes.values()) < 140, sizes
+    for name, most in (("lora", 60), ("lycoris", 30)):
+        method = ROOT / "plugins" / f"peftcore-{name}" / f"peftcore_{name}" / "method.py"
+        assert lines_of_code(method) < most
 
 
 def test_the_core_needs_seven_packages() -> None:

@@ -15,6 +15,7 @@ from peftcore import (
     Around,
     Context,
     Delta,
+    LowRankDelta,
     Method,
     MethodConfig,
     MethodSpec,
@@ -327,3 +328,46 @@ def test_what_a_method_keeps_on_itself_lives_with_its_adapter() -> None:
         own.after_step(3, 3)
         assert own.methods[0].steps == [1, 3]
     assert adapter.methods[0].steps == [1, 2]
+
+
+class Product(LowRankDelta):
+    """s B A x, with a scale."""
+
+    def __init__(self, rank: int, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
+        self.down = nn.Parameter(torch.randn(rank, 5))
+        self.up = nn.Parameter(torch.randn(4, rank))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.down, 0.5 * self.up
+
+
+class ProductAndBias(Product):
+    def bias_delta(self) -> Tensor:
+        return self.up[:, 0]
+
+
+def test_an_update_by_two_factors_is_their_product_and_serves_rows_at_once() -> None:
+    one, two, x = Product(2), Product(2), torch.randn(3, 6, 5)
+    assert Product.changes_weight and Product.serves_rows and not Product.changes_bias
+    torch.testing.assert_close(one.weight_delta(), 0.5 * one.up @ one.down)
+    torch.testing.assert_close(one(x), x @ one.weight_delta().T)
+    serve = Product.batched([one, two], torch.tensor([1, -1, 0]))
+    assert serve is not None
+    expected = torch.stack([two(x[0]), torch.zeros(6, 4), one(x[2])])
+    torch.testing.assert_close(serve(x), expected)
+    assert one(x.bfloat16()).dtype == serve(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [Product(2), Product(3)],
+        [Product(2), Product(2, dropout=0.1)],
+        [ProductAndBias(2), ProductAndBias(2)],
+    ],
+    ids=["ranks", "dropout", "bias"],
+)
+def test_rows_are_left_to_the_core_where_no_pair_of_products_is_the_update(pieces: Any) -> None:
+    assert type(pieces[0]).batched(pieces, torch.tensor([0, 1])) is None

@@ -16,7 +16,7 @@ from peftcore.method.examples import Examples
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform, trainable_dtype
 from peftcore.method.placed import Placed
-from peftcore.model.layers import InProjection, has_forward_of_its_own, layer_of
+from peftcore.model.layers import has_forward_of_its_own, layer_of
 from peftcore.model.sites import Site
 from peftcore.model.survey import Survey, check_shared
 from peftcore.registry.installed import installed
@@ -80,13 +80,13 @@ def offer(
     """
     placed: list[Placed] = []
     whose = {method.name: _whose(method) for method in methods}
-    whole: set[tuple[str, int, str]] = set()
+    taken: dict[tuple[str, int], list[Site]] = {}
     check = _Checks(found)
     callers = methods.each("peftcore_rewrite_module")
     before = _content(found.modules)
     for site, call, method in _on_devices(sites, callers):
-        taken = (method.label, id(site.module), site.weight_name)
-        if site.features is not None and taken in whole:
+        before_it = taken.setdefault((method.label, id(site.module)), [])
+        if any(site.inside(other) for other in before_it):
             continue
         try:
             result = call(site=site)
@@ -103,8 +103,7 @@ def offer(
             if fresh and piece.starts:
                 piece.start(site.weight)
             placed.append(Placed(site, method.label, key, piece))
-        if site.features is None or site.features == (0, _width(site)):
-            whole.add(taken)
+        before_it.append(site)
     asked = [method for method, _ in callers]
     _check_content(found.modules, before, asked, "peftcore_rewrite_module")
     check_shared(found, [item.site for item in placed])
@@ -121,13 +120,6 @@ def _on_devices(
             for site in there:
                 for method, call in callers:
                     yield site, call, method
-
-
-def _width(site: Site) -> int:
-    fused = site.weight_name == InProjection.weight_name
-    layer = InProjection() if fused else layer_of(site.module)
-    assert layer is not None
-    return layer.info(site.module).out_features
 
 
 def _content(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:

@@ -156,8 +156,14 @@ _RANK_OF_A_WEIGHT = "whose weight has rank {most} at most"
 Rank = Annotated[PerRole[Annotated[int, Field(ge=1)]], AtMost(smaller_side, _RANK_OF_A_WEIGHT)]
 #: The same, where all layers have the same.
 OneRank = Annotated[int, Field(ge=1), AtMost(smaller_side, _RANK_OF_A_WEIGHT, per_role=False)]
-#: The share of values that are dropped in training.
-Dropout = Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()]
+#: The share of values that are dropped in training; of what, a field may describe otherwise.
+Dropout = Annotated[
+    PerRole[Annotated[float, Field(ge=0, lt=1)]],
+    NeedsCall(),
+    Field(description="Dropout on the input of the update, in training."),
+]
+#: Targets of what acts on linear layers alone.
+LinearTargets = Annotated[Targets, Field(description="Linear layers to update.")]
 
 
 class LowRankConfig(MethodConfig):
@@ -170,7 +176,7 @@ class LowRankConfig(MethodConfig):
         None,
         description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
     )
-    dropout: Dropout = Field(0.0, description="Dropout on the input of the update, in training.")
+    dropout: Dropout = 0.0
     targets: Targets = Field(
         Targets.model_validate(["attention.query", "attention.value"]),
         description="Layers to update.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -64,9 +64,24 @@ class Targeted(Method):
         Raises:
             TargetError: the layer is of another kind, or a setting does not fit it.
         """
-        if not site.matches(self.config.targets):
+        targets = self.config.targets
+        if targets is None or not site.matches(targets):
             return None
         return self.piece(site, self.settled(site))
+
+    def chosen(self, sites: Iterable[Site]) -> list[Site]:
+        """Return the sites for which :meth:`piece` will be asked, in order.
+
+        A slice is left out where the fused layer that it is of is chosen too.
+
+        Args:
+            sites: those of the model.
+        """
+        targets, found = self.config.targets, list[Site]()
+        for site in sites if targets is not None else ():
+            if site.matches(targets) and not any(site.inside(other) for other in found):
+                found.append(site)
+        return found
 
     def settled(self, site: Site, chosen_by: str = "targets") -> Any:
         """Return the configuration for a targeted site, after checking that they go together.

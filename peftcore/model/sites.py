@@ -70,6 +70,14 @@ class Site:
         weight = layer.weight(self.module).detach()
         return weight[slice(*self.features)] if self.features else weight
 
+    def inside(self, other: Site) -> bool:
+        """Tell whether this is a slice of what another site is."""
+        if self.features is None or self.module is not other.module:
+            return False
+        (start, stop), around = self.features, other.features
+        within = around is None or (around[0] <= start and stop <= around[1])
+        return within and self.weight_name == other.weight_name
+
     def matches(self, targets: Targets) -> bool:
         """Tell whether targets choose this site."""
         return targets.match(self)

@@ -1,5 +1,6 @@
 """Walking over the modules of a base; what peftcore put into them is left out."""
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -46,6 +47,11 @@ def bare_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a module had before it was rewritten."""
     found: type[nn.Module] = getattr(type(module), "_peftcore_class", type(module))
     return found
+
+
+def argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments of a module's ``forward``, in order."""
+    return tuple(inspect.signature(module.forward).parameters)
 
 
 def ties(model: nn.Module) -> dict[str, list[str]]:

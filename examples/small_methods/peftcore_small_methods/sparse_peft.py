@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peftcore import (
-    ConfigError, Context, MethodConfig, NeedsCall, PerRole, Placed, Rank, Reparam, Site, Targeted,
-    Targets, hookimpl,
+    ConfigError, Context, Dropout, MethodConfig, Placed, Rank, Reparam, Site, Targeted, Targets,
+    hookimpl,
 )  # fmt: skip
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class SparsePeftConfig(MethodConfig):
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / rank. Not given: a scale of 1."
     )
-    sparsity: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
+    sparsity: Dropout = Field(
         0.5, description="Share of the weights of each output that are pruned."
     )
     observe: int = Field(

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peftcore import Delta, LowRankConfig, Placed, Site, Targeted, hookimpl
+from peftcore import LowRankConfig, LowRankDelta, Placed, Site, Targeted, hookimpl
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ class SwaLoraConfig(LowRankConfig):
     )
 
 
-class Averaged(Delta):
+class Averaged(LowRankDelta):
     """y = base(x) + s B A dropout(x); the means of A and B are stored, so that a run can resume."""
 
     mean_A: Tensor
@@ -40,14 +39,9 @@ class Averaged(Delta):
         """Draw A; B is zero."""
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the update, [..., out]."""
-        inner = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)
-        return F.linear(inner, self.lora_B) * self.scale
-
-    def weight_delta(self) -> Tensor:
-        """Return s B A, [out, in]."""
-        return self.scale * self.lora_B @ self.lora_A
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A, [r, in], and s B, [out, r]."""
+        return self.lora_A, self.scale * self.lora_B
 
     def average(self) -> None:
         """Take the factors into their means: w ← (n w + new) / (n + 1) (Algorithm 1)."""

@@ -1,10 +1,10 @@
 """What a recipe can say about AdaLoRA."""
 
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, NeedsCall, OneRank, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, OneRank, Targets
 
 
 class AdaLoraConfig(MethodConfig):
@@ -27,13 +27,8 @@ class AdaLoraConfig(MethodConfig):
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / init_r. Not given: a scale of 1."
     )
-    dropout: Annotated[float, NeedsCall()] = Field(
-        0.0, ge=0, lt=1, description="Dropout on the input of the update, in training."
-    )
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    dropout: Dropout = 0.0
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
 
     @model_validator(mode="after")
     def _shrinks(self) -> Self:

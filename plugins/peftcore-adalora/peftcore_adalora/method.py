@@ -15,8 +15,7 @@ class AdaLora(Targeted):
 
     def piece(self, site: Site, config: Any) -> Svd:
         """Return the update of a linear layer."""
-        scale = 1.0 if config.alpha is None else config.alpha / config.init_r
-        return Svd(site.layer, config.init_r, scale, config.dropout)
+        return Svd(site.layer, config)
 
     @hookimpl
     def peftcore_before_run(self, steps: int) -> None:
@@ -63,7 +62,7 @@ class AdaLora(Targeted):
             allocate(pieces, self.budget(step, steps, len(pieces)))
         if moving or step > last:
             for piece in pieces:
-                piece.prune()
+                piece.lora_E.masked_fill_(~piece.kept, 0)
 
     def budget(self, step: int, steps: int, layers: int) -> int:
         """Return how many triplets of all layers are kept after a step (section 3.3).
@@ -91,8 +90,8 @@ def allocate(pieces: Sequence[Svd], budget: int) -> None:
     scores = torch.cat([piece.importance().to(pieces[0].kept.device) for piece in pieces])
     kept = torch.zeros_like(scores, dtype=torch.bool)
     kept[scores.argsort(descending=True, stable=True)[:budget]] = True
-    for piece, part in zip(pieces, kept.split([len(piece.kept) for piece in pieces]), strict=True):
-        piece.kept.copy_(part[:, None])
+    for piece, part in zip(pieces, kept.view(len(pieces), -1, 1), strict=True):
+        piece.kept.copy_(part)
 
 
 def _pieces(placed: Sequence[Placed]) -> list[Any]:

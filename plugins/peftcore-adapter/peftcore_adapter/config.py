@@ -120,7 +120,9 @@ class PfeifferConfig(_Shape):
 class HeParallelConfig(_Shape):
     """The scaled parallel adapter of He et al., beside the whole feed-forward part.
 
-    Its code takes the model's own dropout, 0.1 in all of its runs, after the activation.
+    Its code takes the model's own dropout, 0.1 in all of its runs, after the activation. PEFT-SER's
+    adapter on WavLM is this one with ``bottleneck`` 128, ``scale`` 0.1 and ``residual``, from the
+    norm of the feed-forward part on: the first of the targets.
     """
 
     bottleneck: Bottleneck = 512
@@ -130,6 +132,11 @@ class HeParallelConfig(_Shape):
     init: Init = "mam"
     dropout: Dropout = 0.1
     dropout_at: DropoutAt = "inner"
+    residual: bool = Field(
+        False,
+        description="Add what the adapter reads as well, as PEFT-SER's code does; the model then"
+        " does not start as it was.",
+    )
     targets: Ends = Targets.model_validate(["mlp.up", "mlp.down"])
 
 

@@ -63,7 +63,7 @@ class BesideFeedForward(Targeted):
         begun = self._begun.get(site.block)
         if begun is None:
             width = self._begun[site.block] = site.layer.in_features
-            return Begin(Bottleneck(width, width, config), self._handover)
+            return Begin(Bottleneck(width, width, config), self._handover, config.residual)
         if site.block in self._ended or site.layer.out_features != begun:
             raise TargetError(
                 f"{self.label}.targets: {site.here}, of width {site.layer.out_features}, is no end"

@@ -113,17 +113,22 @@ class Handover:
 
 
 class Begin(_Adapting, Transform):
-    """Reads what enters a feed-forward part and leaves A(x) for the :class:`End` of it."""
+    """Reads what enters a feed-forward part and leaves A(x) for the :class:`End` of it.
+
+    With ``residual`` it leaves A(x) + x, as the module of Feng and Narayanan 2023 returns it.
+    """
 
     where = "input"
 
-    def __init__(self, bottleneck: Bottleneck, handover: Handover):
+    def __init__(self, bottleneck: Bottleneck, handover: Handover, residual: bool):
         super().__init__(bottleneck)
         self.handover = handover
+        self.residual = residual
 
     def forward(self, hidden: Tensor, context: Context) -> Tensor:
         """Return the hidden states, [..., d], as they came."""
-        self.handover.left = self.bottleneck(hidden)
+        added = self.bottleneck(hidden)
+        self.handover.left = added + hidden if self.residual else added
         return hidden
 
 

@@ -25,6 +25,11 @@ class DoraConfig(LowRankConfig):
     magnitude_only: Targets | None = Field(
         None, description="Further linear layers whose magnitude alone is tuned."
     )
+    inplace: bool = Field(
+        False,
+        description="The model's own code writes over what its layers return; more is then kept for"
+        " backward. Modules that do so, such as `nn.ReLU(inplace=True)`, are seen without this.",
+    )
 
     def at(self, site: Site) -> Self:
         """Return the configuration for one site; its rank is 0 where the magnitude alone is tuned.

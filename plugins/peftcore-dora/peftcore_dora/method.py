@@ -16,8 +16,9 @@ class Dora(Targeted):
 
     @hookimpl
     def peftcore_prepare(self, model: nn.Module) -> None:
-        """Note whether the model has modules that write over the output of the one before them."""
-        self._overwrites = any(getattr(module, "inplace", False) for module in model.modules())
+        """Note whether the model writes over what its layers return."""
+        writing = any(getattr(module, "inplace", False) for module in model.modules())
+        self._overwrites = self.config.inplace or writing
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Decomposed | None:
@@ -42,4 +43,5 @@ class Dora(Targeted):
         """Return the piece of a linear layer."""
         scale = config.scale() if config.rank else 1.0
         shares = site.role.rpartition(".")[2] in _READ and not self._overwrites
-        return Decomposed(site.layer, config.rank, scale, config.dropout, shares_output=shares)
+        shared = f"{self.label}.inplace: {site.here}" if shares else ""
+        return Decomposed(site.layer, config.rank, scale, config.dropout, shared)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import LayerInfo, Reparam, trainable_dtype
+from peftcore import AttachError, LayerInfo, Reparam, trainable_dtype
 
 #: Rows of a low-precision weight that are cast at once, so that no second whole weight is made.
 _ROWS = 1024
@@ -17,18 +17,17 @@ _ROWS = 1024
 class Decomposed(Reparam):
     """W' = g V by rows, with the norm held constant in backward (Liu et al. 2024, eq. 5 and 11).
 
-    Without an update (rank 0) V is W and the magnitude alone is trained. ``shares_output`` says
-    that the model keeps the layer's output for backward and that nothing writes over it: then it is
-    kept here too, and else V x, which nobody else has.
+    Without an update (rank 0) V is W and the magnitude alone is trained. ``shared`` says that the
+    model keeps the layer's output for backward and that nothing writes over it, and how an error
+    names field and place if something does: then it is kept here too, and else V x, which nobody
+    else has.
     """
 
-    def __init__(
-        self, layer: LayerInfo, rank: int, scale: float, dropout: float, *, shares_output: bool
-    ):
+    def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float, shared: str):
         super().__init__()
         self.scale = scale
         self.dropout = dropout
-        self.shares_output = shares_output
+        self.shared = shared
         self.magnitude = nn.Parameter(torch.empty(layer.out_features))
         self.lora_A: nn.Parameter | None = None
         self.lora_B: nn.Parameter | None = None
@@ -103,8 +102,8 @@ class Decomposed(Reparam):
             gain = gain.to(v.dtype)
         if bias is not None and bias.dtype != v.dtype:
             bias = bias.to(v.dtype)
-        if self.shares_output and torch.is_grad_enabled():
-            scaled: Tensor = _Scaled.apply(v, gain, bias)  # type: ignore[no-untyped-call]
+        if self.shared and torch.is_grad_enabled():
+            scaled: Tensor = _Scaled.apply(v, gain, bias, self.shared)  # type: ignore[no-untyped-call]
             return scaled
         return v * gain if bias is None else torch.lerp(bias, v, gain)
 
@@ -172,21 +171,29 @@ class _Scaled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(v: Tensor, gain: Tensor, bias: Tensor | None, where: str) -> Tensor:
         return v * gain if bias is None else torch.lerp(bias, v, gain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, gain, bias = inputs
+        _, gain, bias, ctx.where = inputs
         ctx.save_for_backward(output, gain, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        out, gain, bias = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        try:
+            out, gain, bias = ctx.saved_tensors
+        except RuntimeError as error:
+            if "inplace" not in str(error):
+                raise
+            raise AttachError(
+                f"{ctx.where} returns what the model then writes over, and it is kept for backward."
+                " Write inplace: true, with which one more output of each layer is kept."
+            ) from error
         leading = tuple(range(grad.dim() - 1))
         product = (out if bias is None else out - bias) * grad
         by_gain = product.sum(leading) / torch.where(gain == 0, torch.inf, gain)
         by_bias = None
         if bias is not None and ctx.needs_input_grad[2]:
             by_bias = ((1 - gain) * grad).sum(leading)
-        return grad * gain, by_gain, by_bias
+        return grad * gain, by_gain, by_bias, None

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import peftcore
-from peftcore import ConfigError, TargetError, installed
+from peftcore import AttachError, ConfigError, TargetError, installed
 from peftcore.testing import Toy
 from peftcore_dora.pieces import drawn
 
@@ -148,6 +148,31 @@ def test_what_writes_over_the_output_changes_no_gradient(make: Any, config: Any)
         found.append([p.grad for p in adapter.parameters()])
     assert all(gradient.any() for gradient in found[0])
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_code_that_writes_over_an_output_is_named_and_works_where_that_is_told() -> None:
+    batch = {"input_ids": torch.randint(0, 24, (2, 5)), "attention_mask": torch.ones(2, 5)}
+
+    def loss(writes: bool, **config: Any) -> tuple[Tensor, peftcore.Adapter]:
+        torch.manual_seed(0)
+        model = Toy()
+        adapter = peftcore.attach(model, "dora", rank=2, targets=["mlp.up"], **config)
+        for parameter in adapter.parameters():
+            nn.init.normal_(parameter, 1.0, 0.5)
+        double = torch.Tensor.mul_ if writes else torch.mul
+        model.blocks[1].up.register_forward_hook(lambda _, args, out: double(out, 2))
+        return model(**batch).logits.square().sum(), adapter
+
+    with pytest.raises(AttachError, match=r"dora.inplace: blocks.1.up .* Write inplace: true"):
+        loss(writes=True)[0].backward()
+    grads = []
+    for writes, inplace in ((False, False), (True, True)):
+        out, adapter = loss(writes, inplace=inplace)
+        out.backward()
+        grads.append([p.grad for p in adapter.parameters()])
+    torch.testing.assert_close(*grads)
+    with pytest.raises(RuntimeError, match="second time"):
+        out.backward()
 
 
 def test_bias_can_be_trained_beside() -> None:

@@ -2,7 +2,14 @@
 
 from peftcore import MethodSpec, hookimpl
 
-_PAPER = "Jie & Deng 2023, FacT, https://arxiv.org/abs/2212.03145"
+#: Name to (class, summary).
+_METHODS = {
+    "fact_tt": ("FactTT", "Tensor-train update of all linears, outer factors shared; mergeable."),
+    "fact_tk": (
+        "FactTK",
+        "Tucker update of all linears, outer factors and core shared; mergeable.",
+    ),
+}
 
 
 @hookimpl
@@ -10,19 +17,12 @@ def peftcore_register_methods() -> list[MethodSpec]:
     """Return the methods ``fact_tt`` and ``fact_tk``."""
     return [
         MethodSpec(
-            name="fact_tt",
-            summary="Tensor-train update of all linears, outer factors shared; mergeable.",
+            name=name,
+            summary=summary,
             config="peftcore_fact.config:FactConfig",
-            method="peftcore_fact.method:FactTT",
-            paper=_PAPER,
+            method=f"peftcore_fact.method:{method}",
+            paper="Jie & Deng 2023, FacT, https://arxiv.org/abs/2212.03145",
             needs=("linear",),
-        ),
-        MethodSpec(
-            name="fact_tk",
-            summary="Tucker update of all linears, outer factors and core shared; mergeable.",
-            config="peftcore_fact.config:FactConfig",
-            method="peftcore_fact.method:FactTK",
-            paper=_PAPER,
-            needs=("linear",),
-        ),
+        )
+        for name, (method, summary) in _METHODS.items()
     ]

@@ -1,10 +1,8 @@
 """What a recipe can say about FacT."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from peftcore import MethodConfig, NeedsCall, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Targets
 
 
 class FactConfig(MethodConfig):
@@ -16,21 +14,9 @@ class FactConfig(MethodConfig):
     scale: float = Field(
         1.0, gt=0, description="Factor s of the update; the authors search 0.01 to 100 for a task."
     )
-    dropout: Annotated[float, NeedsCall()] = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Dropout before the last factor, in training; the release has 0.1.",
+    dropout: Dropout = Field(
+        0.0, description="Dropout before the last factor, in training; the release has 0.1."
     )
-    targets: Targets = Field(
-        Targets.model_validate(
-            [
-                "attention.query",
-                "attention.key",
-                "attention.value",
-                "attention.output",
-                "mlp.*",
-            ]
-        ),
-        description="Linear layers to update.",
+    targets: LinearTargets = Targets(
+        roles=("attention.query", "attention.key", "attention.value", "attention.output", "mlp.*")
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import gcd
-from typing import Any
+from typing import Any, ClassVar
 
 from peftcore import Site, Targeted, TargetError, hookimpl
 from peftcore_fact.pieces import Factored, Factors, TensorTrain, Tucker
@@ -11,9 +11,7 @@ from peftcore_fact.pieces import Factored, Factors, TensorTrain, Tucker
 class FactTT(Targeted):
     """Factor-tuning in tensor-train form, Jie & Deng 2023: s V Sigma_m U for each matrix m."""
 
-    tucker = False
-    _width = 0
-    _matrices = 0
+    update: ClassVar[type[Factored]] = TensorTrain
 
     @hookimpl
     def peftcore_prepare(self, sites: Sequence[Site]) -> None:
@@ -22,10 +20,11 @@ class FactTT(Targeted):
         Raises:
             TargetError: the layers share no width of at least the rank.
         """
-        chosen = [site for site in sites if site.matches(self.config.targets)]
+        chosen = self.chosen(sites)
         for site in chosen:
             self.settled(site)
-        sizes = {n for s in chosen for n in (s.layer.in_features, s.layer.out_features)}
+        layers = [site.layer for site in chosen]
+        sizes = {n for layer in layers for n in (layer.in_features, layer.out_features)}
         self._width = gcd(*sizes)
         if self.config.rank > self._width:
             raise TargetError(
@@ -33,20 +32,17 @@ class FactTT(Targeted):
                 f" the targeted layers share (theirs are {', '.join(map(str, sorted(sizes)))})."
                 f" Write rank: {self._width} or less, or leave layers out with exclude."
             )
-        areas = (s.layer.in_features * s.layer.out_features for s in chosen)
-        self._matrices = sum(area // self._width**2 for area in areas)
+        areas = (layer.in_features * layer.out_features for layer in layers)
+        self._matrices = sum(areas) // self._width**2
 
     def piece(self, site: Site, config: Any) -> Factored:
         """Return the update of a linear layer."""
-        factors = self.shared(
-            "factors", lambda: Factors(self._width, config.rank, tucker=self.tucker)
-        )
-        if self.tucker:
-            return Tucker(site.layer, factors, config.scale, config.dropout, self._matrices)
-        return TensorTrain(site.layer, factors, config.scale, config.dropout)
+        size, tucker = (self._width, config.rank, self._matrices), self.update is Tucker
+        factors = self.shared("factors", lambda: Factors(*size, tucker=tucker))
+        return self.update(site.layer, factors, config)
 
 
 class FactTK(FactTT):
     """Factor-tuning in Tucker form, Jie & Deng 2023: Sigma_m is a core, shared too, times P_m."""
 
-    tucker = True
+    update = Tucker

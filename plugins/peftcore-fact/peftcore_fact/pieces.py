@@ -5,6 +5,7 @@ With d the width that all layers share, a layer from a d to b d features is a b 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,15 @@ from peftcore import Delta, LayerInfo
 
 
 class Factors(nn.Module):
-    """U [r, d], V [d, r] and, for Tucker, the core C [r, r, r]; V starts at zero."""
+    """U [r, d], V [d, r] and, for Tucker, the core C [r, r, r]; V starts at zero.
 
-    def __init__(self, width: int, rank: int, *, tucker: bool):
+    Attributes:
+        matrices: how many d by d matrices they serve.
+    """
+
+    def __init__(self, width: int, rank: int, matrices: int, *, tucker: bool):
         super().__init__()
+        self.matrices = matrices
         self.U = _uniform(1 / math.sqrt(width), rank, width)
         self.V = nn.Parameter(torch.zeros(width, rank))
         self.C = _uniform(math.sqrt(3) / rank, rank, rank, rank) if tucker else None
@@ -26,15 +32,14 @@ class Factors(nn.Module):
 class Factored(Delta):
     """s V (Sigma (U x)), where U and V are applied to each part of d features."""
 
-    def __init__(self, layer: LayerInfo, factors: Factors, scale: float, dropout: float):
+    def __init__(self, layer: LayerInfo, factors: Factors, config: Any):
         super().__init__()
         self.factors = factors
-        self.scale = scale
-        self.dropout = dropout
+        self.scale, self.dropout = config.scale, config.dropout
         self.rank, width = factors.U.shape
         self.parts_in, self.parts_out = layer.in_features // width, layer.out_features // width
 
-    def sigma(self, core: Tensor | None) -> Tensor:
+    def sigma(self) -> Tensor:
         """Return Sigma of all parts, [b r, a r]."""
         raise NotImplementedError
 
@@ -55,17 +60,16 @@ class Factored(Delta):
         return (rows @ U).flatten(2).flatten(0, 1)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        shared = self.factors
-        device = next(iter(self._parameters.values())).device  # type: ignore[union-attr]
-        core = None if shared.C is None else shared.C.to(device)
-        return shared.U.to(device), shared.V.to(device), self.sigma(core)
+        sigma = self.sigma()
+        # of a model on several devices the other layers may be elsewhere
+        return self.factors.U.to(sigma.device), self.factors.V.to(sigma.device), sigma
 
 
 class TensorTrain(Factored):
     """Sigma is trained whole, r by r for each part (Jie & Deng 2023, FacT-TT)."""
 
-    def __init__(self, layer: LayerInfo, factors: Factors, scale: float, dropout: float):
-        super().__init__(layer, factors, scale, dropout)
+    def __init__(self, layer: LayerInfo, factors: Factors, config: Any):
+        super().__init__(layer, factors, config)
         reads = self.parts_in * self.rank
         self.S = nn.Parameter(torch.zeros(self.parts_out * self.rank, reads))
 
@@ -74,7 +78,7 @@ class TensorTrain(Factored):
         limit = 1 / math.sqrt(self.S.shape[1])
         self.S.uniform_(-limit, limit)
 
-    def sigma(self, core: Tensor | None) -> Tensor:
+    def sigma(self) -> Tensor:
         """Return Sigma, [b r, a r]."""
         return self.S
 
@@ -82,19 +86,19 @@ class TensorTrain(Factored):
 class Tucker(Factored):
     """Sigma of part m is the shared core times row m of P, [a b, r] (Jie & Deng 2023, FacT-TK)."""
 
-    def __init__(
-        self, layer: LayerInfo, factors: Factors, scale: float, dropout: float, matrices: int
-    ):
-        super().__init__(layer, factors, scale, dropout)
-        self.limit = math.sqrt(6 / (self.rank + matrices))  # Glorot's, over the rows of all layers
+    def __init__(self, layer: LayerInfo, factors: Factors, config: Any):
+        super().__init__(layer, factors, config)
         self.P = nn.Parameter(torch.zeros(self.parts_out * self.parts_in, self.rank))
 
     def start(self, weight: Callable[[], Tensor]) -> None:
-        """Draw P."""
-        self.P.uniform_(-self.limit, self.limit)
+        """Draw P, within Glorot's limit over the rows of all layers."""
+        limit = math.sqrt(6 / (self.rank + self.factors.matrices))
+        self.P.uniform_(-limit, limit)
 
-    def sigma(self, core: Tensor | None) -> Tensor:
+    def sigma(self) -> Tensor:
         """Return Sigma, [b r, a r]."""
+        assert self.factors.C is not None
+        core = self.factors.C.to(self.P.device)
         P = self.P.view(self.parts_out, self.parts_in, self.rank)
         return torch.einsum("srk,bak->bras", core, P).flatten(2).flatten(0, 1)
 

@@ -128,9 +128,11 @@ def test_a_fused_projection_counts_as_its_three_slices() -> None:
     layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     sliced = ["attention.query", "attention.key", "attention.value"]
-    for targets in (sliced, ["attention.qkv"]):
+    for targets in (sliced, ["attention.qkv"], [*sliced, "attention.qkv"]):
         plan = peftcore.plan(model, "fact_tt", rank=2, targets=targets)
         assert plan.trainable == 2 * 12 * 2 + 2 * 3 * 4
+        plan = peftcore.plan(model, "fact_tk", rank=2, targets=targets)
+        assert plan.placed[0].piece.factors.matrices == 2 * 3
 
 
 def test_dropout_stands_before_the_last_factor_in_training_only() -> None:

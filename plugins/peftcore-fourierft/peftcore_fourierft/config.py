@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peftcore import AtMost, MethodConfig, PerRole, Targets
+from peftcore import AtMost, LinearTargets, MethodConfig, PerRole, Targets
 
 
 class FourierFtConfig(MethodConfig):
@@ -21,7 +21,4 @@ class FourierFtConfig(MethodConfig):
     random_loc_seed: int = Field(
         777, ge=0, description="Seed of the frequencies; they are made from it, never stored."
     )
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))

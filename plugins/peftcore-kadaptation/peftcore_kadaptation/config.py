@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Divides, MethodConfig, NeedsCall, Site, Targets, both_sides
+from peftcore import Divides, Dropout, LinearTargets, MethodConfig, Site, Targets, both_sides
 
 Gain = Annotated[
     float,
@@ -30,11 +30,8 @@ class KadaptationConfig(MethodConfig):
         " widths of the targeted layers.",
     )
     scale: float = Field(160.0, gt=0, description="Factor s of the update; the release has 160.")
-    dropout: Annotated[float, NeedsCall()] = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Dropout on the update matrix itself, in training; the release has 0.5.",
+    dropout: Dropout = Field(
+        0.0, description="Dropout on the update matrix itself, in training; the release has 0.5."
     )
     bias: bool = Field(
         True, description="Train a bias too, one for all targeted layers of a block of one width."
@@ -45,10 +42,7 @@ class KadaptationConfig(MethodConfig):
         " code, where nothing but the bias then ever trains.",
     )
     gain: Gain = sqrt(2)
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:

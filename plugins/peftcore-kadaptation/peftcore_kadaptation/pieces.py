@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Context, Delta, LayerInfo, Transform
+from peftcore import Context, LayerInfo, LowRankDelta, Transform
 
 _ACT = {
     "relu": F.relu,
@@ -40,7 +40,7 @@ class Rule(nn.Module):
             nn.init.uniform_(self.A, -1, 1)
 
 
-class Kronecker(Delta):
+class Kronecker(LowRankDelta):
     """x s Delta M with Delta M = sum_i A_i (x) u_i v_i^T (He et al. 2023, eq. 5).
 
     Both factors have rank 1, so the sum is one product of rank n:
@@ -62,22 +62,16 @@ class Kronecker(Delta):
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
         if self.dropout and self.training:
-            return F.linear(x, F.dropout(self.weight_delta(), self.dropout))
-        down, up = self._factors()
-        return F.linear(F.linear(x, down), up.T)
+            return F.linear(x, F.dropout(self.weight_delta(), self.dropout).to(x.dtype))
+        return super().forward(x)
 
-    def weight_delta(self) -> Tensor:
-        """Return s Delta M^T, [out, in]."""
-        down, up = self._factors()
-        return up.T @ down
-
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """Return a_i (x) u_i, [n, in], and s a'_i (x) v_i, [n, out]."""
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return a_i (x) u_i, [n, in], and s a'_i (x) v_i, [out, n]."""
         # of a model on several devices the other layers may be elsewhere
         a, a_prime = self.slow.a.to(self.u.device), self.slow.a_prime.to(self.u.device)
         down = (a.unsqueeze(2) * self.u.unsqueeze(1)).flatten(1)
         up = (a_prime.unsqueeze(2) * (self.scale * self.v).unsqueeze(1)).flatten(1)
-        return down, up
+        return down, up.T
 
 
 class KroneckerWithBias(Kronecker):

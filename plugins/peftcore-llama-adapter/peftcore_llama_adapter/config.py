@@ -11,7 +11,7 @@ class LlamaAdapterConfig(MethodConfig):
     """Configuration of LLaMA-Adapter."""
 
     adapter_len: Annotated[int, WithinPositions()] = Field(
-        10, ge=1, description="K: number of prompts; at most the number of the model's positions."
+        10, ge=1, description="K: number of prompts, at most as many as the model has positions."
     )
     adapter_layers: int | None = Field(
         None,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature, unwrap
 from typing import Any
 
 from torch import nn
 
-from peftcore import MethodConfig, Piece, Site, Targeted, TargetError, hookimpl
+from peftcore import MethodConfig, Piece, Site, Targeted, TargetError, bare_class, hookimpl
 from peftcore_llama_adapter.config import LlamaAdapterConfig
 from peftcore_llama_adapter.pieces import AddPrompts, Parts, Running, TakeQuery, TakeRotary
 
@@ -31,7 +32,7 @@ class LlamaAdapter(Targeted):
         Raises:
             TargetError: the model has fewer layers; or one has no projections that are called.
         """
-        layers = [site for site in sites if site.matches(self.config.targets)]
+        layers = self.chosen(sites)
         count = self.config.adapter_layers or max(1, len(layers) - 2)
         if count > len(layers):
             raise TargetError(
@@ -81,7 +82,28 @@ class LlamaAdapter(Targeted):
             heads, width, key.layer.in_features, scale if scale != 1 else width**-0.5,
             (query.features, key.features, value.features), key.module, value.module,
             getattr(site.module, "q_norm", None), getattr(site.module, "k_norm", None),
+            self._turn(site), getattr(site.module, "rotary_ndims", width),
         )  # fmt: skip
+
+    def _turn(self, site: Site) -> Callable[..., Any] | None:
+        """Return what turns the queries of an attention; None where it is given no embedding."""
+        classes = (c for c in bare_class(site.module).__mro__ if "forward" in vars(c))
+        forward: Any = next((c.forward for c in classes if _takes_rotary(c)), None)
+        if forward is None:
+            return None
+        # pairs of features are halves of a head in some families and neighbours in others
+        turn: Any = unwrap(forward).__globals__.get("apply_rotary_pos_emb")
+        if turn is None or [*signature(turn).parameters][:4] != ["q", "k", "cos", "sin"]:
+            raise TargetError(
+                f"{self.label}: {site.here} turns its queries in a way of its own: its code has no"
+                " apply_rotary_pos_emb(q, k, cos, sin) with which those that prompts are read by"
+                " could be turned. Leave it out with targets."
+            )
+        return turn  # type: ignore[no-any-return]
+
+
+def _takes_rotary(attention: Any) -> bool:
+    return "position_embeddings" in signature(attention.forward).parameters
 
 
 def _heads(attention: nn.Module) -> int:

@@ -1,6 +1,5 @@
 """The prompts of one attention layer. Symbols are the paper's."""
 
-import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Around, Context, Transform
+from peftcore import Around, Context, Transform, argument_names
 from peftcore_llama_adapter.config import LlamaAdapterConfig
 
 #: (start, stop) of the output features of a fused layer; None for the whole of one.
@@ -28,6 +27,9 @@ class Parts:
         features: slices of the projections to queries, keys and values, where they are fused.
         key, value: projections to keys and values; no submodules of a piece, as they stand here.
         query_norm, key_norm: norms of the heads of queries and keys, where there are some.
+        turn: turns queries and keys, [B, heads, L, turned], by cosines and sines, in the model's
+            own code; None where no rotary embedding is given to the attention.
+        turned: how many features of a head it turns.
     """
 
     heads: int
@@ -39,6 +41,8 @@ class Parts:
     value: nn.Module
     query_norm: nn.Module | None
     key_norm: nn.Module | None
+    turn: Callable[..., tuple[Tensor, Tensor]] | None
+    turned: int
 
 
 class Running(threading.local):
@@ -63,7 +67,7 @@ class TakeRotary(Around):
 
     def __init__(self, attention: nn.Module, running: Running):
         super().__init__()
-        self.names = list(inspect.signature(type(attention).forward).parameters)[1:]
+        self.names = argument_names(attention)
         self.running = running
 
     def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -134,17 +138,17 @@ class AddPrompts(Transform):
             key = parts.key_norm(key)
         key, value = key[0], value[0]
         # heads of queries are in groups that share a head of keys and values
-        query = _turned(query, rotary).unflatten(2, (key.shape[1], -1))
+        query = self._turned(query, rotary).unflatten(2, (key.shape[1], -1))
         scores = torch.einsum("blkgd,pkd->blkgp", query, key) * parts.scale
         gate = self.adaption_gate if self.linear else torch.tanh(self.adaption_gate)
         weights = scores.softmax(-1, dtype=gate.dtype) * gate.view(key.shape[1], -1, 1)
         return torch.einsum("blkgp,pkd->blkgd", weights.to(value.dtype), value).flatten(2)
 
-
-def _turned(query: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Turn queries [B, L, heads, width] by a rotary embedding (cos, sin), [B, L, width] each."""
-    if rotary is None:
-        return query
-    cos, sin = (part[:, :, None] for part in rotary)
-    left, right = query.chunk(2, dim=-1)
-    return (query * cos + torch.cat([-right, left], -1) * sin).to(query.dtype)
+    def _turned(self, query: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Turn queries [B, L, heads, width] as the model does, by (cos, sin)."""
+        turn, n = self.parts.turn, self.parts.turned
+        if turn is None or rotary is None:
+            return query
+        front = query[..., :n].transpose(1, 2)
+        front = turn(front, front, *rotary)[0].transpose(1, 2)
+        return torch.cat([front.to(query.dtype), query[..., n:]], -1)

@@ -1,6 +1,7 @@
 """The formula, Hugging Face PEFT's numbers, generation, counts, mistakes."""
 
 import copy
+import math
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import peftcore
 from peftcore import AttachError, ConfigError, PeftcoreError, TargetError, installed
@@ -32,11 +34,13 @@ DECODERS = {
     "gemma3": {**SMALL, "model_type": "gemma3_text", "query_pre_attn_scalar": 7},
     "gpt2": GPT2,
 }
+#: Families that turn neighbours instead of halves, the second of them in half of each head.
+INTERLEAVED = {name: {**SMALL, "model_type": name} for name in ("cohere", "glm")}
 
 
 def decoder(name: str = "llama", **more: Any) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**{**DECODERS[name], **more})
+    config = AutoConfig.for_model(**({**DECODERS, **INTERLEAVED}[name] | more))
     return AutoModelForCausalLM.from_config(config).double().eval()
 
 
@@ -80,11 +84,25 @@ def two_softmaxes(
     return out.flatten(2)
 
 
+def turned_in_pairs(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn features 2i and 2i + 1 of each head by angle i, as many as there are angles for."""
+    out = states.clone()
+    angles = torch.unique(torch.atan2(sin, cos)[0, 1])  # of position 1, each of them is there twice
+    for i, angle in enumerate(sorted(angles.tolist(), reverse=True)):
+        for place in range(states.shape[1]):
+            c, s = math.cos(angle * place), math.sin(angle * place)
+            a, b = states[:, place, :, 2 * i], states[:, place, :, 2 * i + 1]
+            out[:, place, :, 2 * i] = a * c - b * s
+            out[:, place, :, 2 * i + 1] = a * s + b * c
+    return out
+
+
 @pytest.mark.parametrize("gate", ["tanh", "linear"])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *INTERLEAVED])
 def test_attention_is_that_of_an_explicit_loop_of_two_softmaxes(name: str, gate: str) -> None:
     model = decoder(name)
-    adapter = attached(model, gate=gate)
+    # the two that no plugin knows lay their modules out as LLaMA does
+    adapter = attached(model, gate=gate, backbone="llama" if name in INTERLEAVED else None)
     perturb(adapter)
     piece, x = prompts_of(adapter)[-1], torch.randn(2, 5, 16, dtype=torch.float64)
     prompt, g = piece.adaption_prompt, piece.adaption_gate
@@ -112,6 +130,8 @@ def test_attention_is_that_of_an_explicit_loop_of_two_softmaxes(name: str, gate:
                 q, k, key = layer.q_norm(q), layer.k_norm(k), layer.k_norm(key)
 
             def turn(states: Tensor) -> Tensor:
+                if name in INTERLEAVED:
+                    return turned_in_pairs(states, cos, sin)
                 half = states.unflatten(-1, (2, -1))
                 turned = torch.stack([-half[..., 1, :], half[..., 0, :]], -2).flatten(-2)
                 return states * cos[:, :, None] + turned * sin[:, :, None]
@@ -336,6 +356,18 @@ def test_a_prompt_is_as_wide_as_the_model_with_grouped_queries_too() -> None:
     assert sum(p.numel() for p in adapter.parameters()) == K * 16 + 4
 
 
+class TurnedElsewhere(LlamaAttention):
+    def forward(self, hidden_states: Tensor, position_embeddings: Any, **more: Any) -> Any:
+        return super().forward(hidden_states, position_embeddings, **more)
+
+
+def turned_elsewhere() -> nn.Module:
+    model = decoder()
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = TurnedElsewhere
+    return model
+
+
 def headless() -> nn.Module:
     model = decoder()
     for layer in model.model.layers:
@@ -356,10 +388,11 @@ def headless() -> nn.Module:
         (decoder, {"gate": "sigmoid"}, ConfigError, "gate: .*'tanh' or 'linear'"),
         (decoder, {"targets": ["mlp"]}, TargetError, "mlp.* does not call one projection"),
         (headless, {}, TargetError, "does not say how many heads"),
+        (turned_elsewhere, {}, TargetError, "turns its queries in a way of its own"),
     ],
     ids=[
         "toy", "no attention", "torch's", "few layers", "no layer", "no prompt", "long", "gate",
-        "mlp", "headless",
+        "mlp", "headless", "turned",
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_clear_error_before_any_change(

@@ -14,9 +14,7 @@ class LoraConfig(LowRankConfig):
     rank: Annotated[Rank, FitsGroups()] = Field(
         8, description="Rank r of the update; at most the smaller side of the layer."
     )
-    dropout: Annotated[Dropout, NotAtEmbeddings(0, "the input there is a token number")] = Field(
-        0.0, description="Dropout on the input of the update, in training."
-    )
+    dropout: Annotated[Dropout, NotAtEmbeddings(0, "the input there is a token number")] = 0.0
     use_rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."
     )

@@ -1,14 +1,14 @@
 """The low-rank updates. Symbols are the paper's: A reads the input, B writes the output."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo
+from peftcore import Delta, LayerInfo, LowRankDelta
 
 #: stride, padding, dilation, transposed, output padding, groups: what ``torch.convolution`` takes.
 Geometry = tuple[Any, Any, Any, bool, tuple[int, ...], int]
@@ -57,7 +57,7 @@ class Factored(Delta):
         return down, up * self.scale
 
 
-class LowRank(Factored):
+class LowRank(Factored, LowRankDelta):
     """Update of a linear layer: s B A x, with A [r, in] and B [out, r] (Hu et al. 2022, eq. 3)."""
 
     def __init__(self, layer: LayerInfo, rank: int, scale: float, dropout: float):
@@ -71,37 +71,6 @@ class LowRank(Factored):
         read = _dropped(x, down, dropout, None) if dropout else F.linear(x, down)
         # scaled where the tensor is smallest
         return F.linear(read if self.scale == 1 else read * self.scale, up)
-
-    def weight_delta(self) -> Tensor:
-        """Return s B A, [out, in]."""
-        down, up = self.factors()
-        return up @ down
-
-    @classmethod
-    def batched(  # type: ignore[override]
-        cls, pieces: Sequence["LowRank"], index: Tensor
-    ) -> Callable[[Tensor], Tensor] | None:
-        """Return one pair of batched products for rows with pieces of their own.
-
-        None where the ranks differ or dropout is at work.
-        """
-        same = all(p.lora_A.shape == pieces[0].lora_A.shape for p in pieces)
-        if not same or any(p.dropout and p.training for p in pieces):
-            return None
-        all_downs, all_ups = zip(*(p.factors() for p in pieces), strict=True)
-        # rows without a piece take the last of the bank, an update of zero
-        downs = torch.stack([*all_downs, all_downs[0]])
-        ups = torch.stack([*all_ups, torch.zeros_like(all_ups[0])])
-        which = torch.where(index < 0, len(pieces), index)
-
-        def serve(x: Tensor) -> Tensor:
-            down = downs.to(x.dtype).index_select(0, which)
-            up = ups.to(x.dtype).index_select(0, which)
-            x_BLi = x.reshape(len(x), -1, x.shape[-1])
-            y_BLo = torch.bmm(torch.bmm(x_BLi, down.mT), up.mT)
-            return y_BLo.view(*x.shape[:-1], -1)
-
-        return serve
 
 
 class LowRankEmbedding(Delta):

@@ -1,16 +1,14 @@
 """What a recipe can say about LoHa and LoKr."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from peftcore import LowRankConfig, NeedsCall, PerRole
+from peftcore import Dropout, LowRankConfig
 
 
 class LoHaConfig(LowRankConfig):
     """Configuration of LoHa; the rank is that of each factor."""
 
-    rank_dropout: Annotated[PerRole[Annotated[float, Field(ge=0, lt=1)]], NeedsCall()] = Field(
+    rank_dropout: Dropout = Field(
         0.0, description="Dropout of whole outputs of the update, in training."
     )
 

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore import Delta, LayerInfo
-from peftcore_lycoris.config import LoHaConfig, LoKrConfig
 
 
 class _Update(Delta):
@@ -18,12 +17,11 @@ class _Update(Delta):
     casts_itself = True
     zero: ClassVar[tuple[str, ...]]
 
-    def __init__(self, layer: LayerInfo, config: LoHaConfig):
+    def __init__(self, layer: LayerInfo, config: Any):
         super().__init__()
         self.layer_sizes = (layer.out_features, layer.in_features)
-        self.scale: float = config.scale()
-        self.dropout: float = config.dropout
-        self.rank_dropout: float = config.rank_dropout
+        self.scale = config.scale()
+        self.dropout, self.rank_dropout = config.dropout, config.rank_dropout
 
     def start(self, weight: Callable[[], Tensor]) -> None:
         """Draw the factors, but for the one that makes the product zero."""
@@ -33,18 +31,16 @@ class _Update(Delta):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update, [..., out], of activations [..., in]."""
-        return self._dropped(self.update(F.dropout(x, self.dropout, self.training)))
+        out = self.update(F.dropout(x, self.dropout, self.training))
+        if not (self.rank_dropout and self.training):
+            return out
+        # outputs are dropped for the whole batch, and the others scaled so that the mean stays
+        keep = (torch.rand(out.shape[-1], device=out.device) > self.rank_dropout).to(out.dtype)
+        return out * (keep / keep.mean().clamp_min(1 / len(keep)))
 
     def update(self, x: Tensor) -> Tensor:
         """Return the update without dropout, [..., out], of activations [..., in]."""
         raise NotImplementedError
-
-    def _dropped(self, out: Tensor) -> Tensor:
-        """Drop outputs for the whole batch, and scale the others so that the mean stays."""
-        if not (self.rank_dropout and self.training):
-            return out
-        keep = (torch.rand(out.shape[-1], device=out.device) > self.rank_dropout).to(out.dtype)
-        return out * (keep / keep.mean().clamp_min(1 / len(keep)))
 
 
 class Hadamard(_Update):
@@ -52,7 +48,7 @@ class Hadamard(_Update):
 
     zero = ("hada_w2_b",)
 
-    def __init__(self, layer: LayerInfo, config: LoHaConfig):
+    def __init__(self, layer: LayerInfo, config: Any):
         super().__init__(layer, config)
         (out, in_), rank = self.layer_sizes, config.rank
         self.hada_w1_a = _zeros(out, rank)
@@ -86,7 +82,7 @@ class Kronecker(_Update):
 
     zero = ("lokr_w1", "lokr_w1_a")
 
-    def __init__(self, layer: LayerInfo, config: LoKrConfig):
+    def __init__(self, layer: LayerInfo, config: Any):
         super().__init__(layer, config)
         rank = config.rank
         (a, b), (c, d) = (split(size, config.decompose_factor) for size in self.layer_sizes)

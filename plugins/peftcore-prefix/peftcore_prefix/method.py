@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from peftcore import Site, Targeted, TargetError, hookimpl
+from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prefix.config import PrefixConfig
-from peftcore_prefix.pieces import Encoder, Learned, Projected, arguments_of
+from peftcore_prefix.pieces import Encoder, Learned, Projected
 
 
 class Prefix(Targeted):
@@ -37,7 +37,7 @@ class Prefix(Targeted):
 
     def _check(self, site: Site) -> None:
         where = f"{self.label}: {site.here}"
-        if not {"past_key_values", "attention_mask"} <= set(arguments_of(site.module)):
+        if not {"past_key_values", "attention_mask"} <= set(argument_names(site.module)):
             raise TargetError(
                 f"{where} takes no cache (past_key_values), so that no keys and values can be put"
                 " in front of its own. Leave it out with targets, or choose a method that needs no"

@@ -1,6 +1,5 @@
 """The prefix of one attention layer."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Around
+from peftcore import Around, argument_names
 
 
 class InFront(Around):
@@ -25,7 +24,7 @@ class InFront(Around):
     def __init__(self, attention: nn.Module, length: int):
         super().__init__()
         self.length = length
-        self.names = arguments_of(attention)
+        self.names = argument_names(attention)
         inner = attention.modules()
         self.causal = next((bool(m.is_causal) for m in inner if hasattr(m, "is_causal")), True)
         self.config = getattr(attention, "config", None)
@@ -142,8 +141,3 @@ def _joined(prefix: Tensor, states: Tensor) -> Tensor:
     rows, heads, _, width = states.shape
     front = prefix.to(states).view(-1, heads, width).transpose(0, 1)
     return torch.cat([front.expand(rows, -1, -1, -1), states], dim=2)
-
-
-def arguments_of(module: nn.Module) -> list[str]:
-    """Return the names of what the forward of a module takes, in order."""
-    return list(inspect.signature(type(module).forward).parameters)[1:]

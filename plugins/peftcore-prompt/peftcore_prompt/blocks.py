@@ -5,19 +5,56 @@ from math import prod, sqrt
 
 from torch import nn
 
-from peftcore import Site, Targeted, TargetError, hookimpl
+from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
 from peftcore_prompt.pieces import Tokens, Wider, projection
-from peftcore_prompt.splicing import argument_names
 
 #: Channels, height and width of a patch, where the model has none.
 _PATCH = (3, 16, 16)
 
 
-class EmbeddingPrompt(Targeted):
-    """Embedding prompts of PEFT-SER, Feng et al. 2023: tokens before the input of each block."""
+class _InBlocks(Targeted):
+    """What methods that put tokens into whole blocks have in common."""
 
     kinds = ("module",)
+    needs_width = True
+
+    def blocks(self, sites: Sequence[Site]) -> list[Site]:
+        """Return the chosen blocks.
+
+        Raises:
+            TargetError: one of them cannot take further tokens.
+        """
+        chosen = self.chosen(sites)
+        decoders = {site.block for site in sites if site.role.startswith("cross_attention")}
+        for site in chosen:
+            where = f"{self.label}.targets: {site.here}"
+            if site.role != "block":
+                raise TargetError(f"{where} is no block; tokens go into whole blocks. Name block.")
+            self.settled(site)
+            if site.block in decoders:
+                raise TargetError(
+                    f"{where} is a block of a decoder, whose cache has no place for its tokens."
+                    " Choose the blocks of the encoder: stack, layers, or a path glob."
+                )
+            attention = [m for m in site.module.modules() if isinstance(m, nn.MultiheadAttention)]
+            if any(not m.batch_first for m in attention):
+                raise TargetError(
+                    f"{where} takes sequences as [tokens, rows, features]; tokens go into [rows,"
+                    " tokens, features]. Build the model with batch_first=True."
+                )
+        blocks = {site.block for site in sites if site.role == "block"} - decoders
+        if len(chosen) < len(blocks) and "position_bias" in argument_names(chosen[0].module):
+            raise TargetError(
+                f"{self.label}.targets: blocks of this model hand the bias of relative positions"
+                " on, so all of them need sequences of one length. Choose all blocks."
+            )
+        return chosen
+
+
+class EmbeddingPrompt(_InBlocks):
+    """Embedding prompts of PEFT-SER, Feng et al. 2023: tokens before the input of each block."""
+
     config: EmbeddingPromptConfig
 
     @hookimpl
@@ -27,7 +64,7 @@ class EmbeddingPrompt(Targeted):
         Raises:
             TargetError: one of them cannot take further tokens.
         """
-        _chosen(self, sites)
+        self.blocks(sites)
 
     def piece(self, site: Site, config: EmbeddingPromptConfig) -> Tokens:
         """Return the tokens of a block."""
@@ -37,10 +74,9 @@ class EmbeddingPrompt(Targeted):
         return Tokens(argument_names(site.module), 0, (count, width), bound)
 
 
-class Vpt(Targeted):
+class Vpt(_InBlocks):
     """Visual prompt tuning, Jia et al. 2022: [class token; P; patches] in one or all blocks."""
 
-    kinds = ("module",)
     config: VptConfig
 
     @hookimpl
@@ -50,7 +86,7 @@ class Vpt(Targeted):
         Raises:
             TargetError: one of the blocks cannot take further tokens, or not from its neighbours.
         """
-        blocks = _chosen(self, sites)
+        blocks = self.blocks(sites)
         if not self.config.deep:
             self._check_shallow(blocks, sites)
         self._first, self._last = blocks[0].path, blocks[-1].path
@@ -86,33 +122,3 @@ class Vpt(Targeted):
                 " and shallow tokens go from block to block. Write deep: true, or load the model"
                 " with layerdrop 0."
             )
-
-
-def _chosen(method: Targeted, sites: Sequence[Site]) -> list[Site]:
-    """Return the chosen blocks, checked."""
-    chosen = [site for site in sites if site.matches(method.config.targets)]
-    decoders = {site.block for site in sites if site.role.startswith("cross_attention")}
-    for site in chosen:
-        where = f"{method.label}.targets: {site.here}"
-        if site.role != "block":
-            raise TargetError(f"{where} is no block; tokens go into whole blocks. Name block.")
-        if not site.layer.out_features:
-            raise TargetError(f"{where} has no width that is known. Leave it out with exclude.")
-        if site.block in decoders:
-            raise TargetError(
-                f"{where} is a block of a decoder, whose cache has no place for its tokens. Choose"
-                " the blocks of the encoder: stack, layers, or a path glob."
-            )
-        attention = [m for m in site.module.modules() if isinstance(m, nn.MultiheadAttention)]
-        if any(not m.batch_first for m in attention):
-            raise TargetError(
-                f"{where} takes sequences as [tokens, rows, features]; tokens go into [rows,"
-                " tokens, features]. Build the model with batch_first=True."
-            )
-    blocks = {site.block for site in sites if site.role == "block"} - decoders
-    if len(chosen) < len(blocks) and "position_bias" in argument_names(chosen[0].module):
-        raise TargetError(
-            f"{method.label}.targets: blocks of this model hand the bias of relative positions on,"
-            " so all of them need sequences of one length. Choose all blocks."
-        )
-    return chosen

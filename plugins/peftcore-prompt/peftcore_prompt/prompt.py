@@ -14,13 +14,13 @@ from peftcore import (
     Piece,
     Site,
     TargetError,
+    argument_names,
     backbone_of,
     hookimpl,
     resolve_source,
 )
 from peftcore_prompt.config import PromptConfig
 from peftcore_prompt.network import Filled, Handover, Places, Prompted
-from peftcore_prompt.splicing import argument_names
 
 
 class Prompt(Method):

@@ -1,22 +1,16 @@
 """Putting virtual tokens into a sequence and what goes with it, and taking them out again."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftcore import AttachError
 
 #: In torch's own layers True, or a value, hides a key; zero shows it.
 _HIDING = ("src_mask", "src_key_padding_mask")
 _MASKS = ("mask", "attn_mask", "attention_mask")
-
-
-def argument_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the names of the arguments of a module's ``forward``, in order."""
-    return tuple(inspect.signature(module.forward).parameters)
 
 
 def spliced(sequence: Tensor, at: int, tokens: Tensor) -> Tensor:

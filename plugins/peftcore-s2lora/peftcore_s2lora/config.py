@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, OneRank, Targets
+from peftcore import LinearTargets, MethodConfig, OneRank, Targets
 
 
 class S2LoraConfig(MethodConfig):
@@ -31,11 +31,8 @@ class S2LoraConfig(MethodConfig):
         0.0, ge=0, description="Weight of the squared distance of P and Q from orthogonality."
     )
     scale: float = Field(1.0, gt=0, description="Factor of the update.")
-    targets: Targets = Field(
-        # one pattern, so that models without cross-attention need no other
-        Targets.model_validate(["*attention.{query,key,value,output}"]),
-        description="Linear layers to update; the default takes in cross-attention.",
-    )
+    # one pattern that takes in cross-attention, so that models without it need no other
+    targets: LinearTargets = Targets(roles=("*attention.{query,key,value,output}",))
 
     @model_validator(mode="after")
     def _needed(self) -> Self:

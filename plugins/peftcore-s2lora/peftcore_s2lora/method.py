@@ -21,7 +21,7 @@ class S2Lora(Targeted):
         Raises:
             TargetError: nothing is left for the budget to take away.
         """
-        layers = sum(site.matches(self.config.targets) for site in sites)
+        layers = len(self.chosen(sites))
         budget, all_of_them = self.config.budget, layers * self.config.rank
         if budget is not None and budget > all_of_them:
             raise TargetError(

@@ -1,10 +1,9 @@
 """The update of one layer, and the pair of matrices that layers of one size share."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Delta, LayerInfo
+from peftcore import LayerInfo, LowRankDelta
 
 
 class Pair(nn.Module):
@@ -21,10 +20,8 @@ class Pair(nn.Module):
         return (self.P.T @ self.P - eye).square().sum() + (self.Q @ self.Q.T - eye).square().sum()
 
 
-class SharedLowRank(Delta):
+class SharedLowRank(LowRankDelta):
     """s P diag(c) Q x; s Q^T diag(c) P^T x where the layer narrows. c, [r], starts at zero."""
-
-    casts_itself = True
 
     def __init__(self, layer: LayerInfo, pair: Pair, scale: float):
         super().__init__()
@@ -33,18 +30,9 @@ class SharedLowRank(Delta):
         self.narrows = layer.out_features < layer.in_features
         self.coefficients = nn.Parameter(torch.zeros(len(pair.Q)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the update, [..., out], of activations [..., in]."""
-        write, coefficients, read = self._factors(x)
-        return F.linear(F.linear(x, read) * coefficients, write)
-
-    def weight_delta(self) -> Tensor:
-        """Return s P diag(c) Q, [out, in]."""
-        write, coefficients, read = self._factors(self.coefficients)
-        return (write * coefficients) @ read
-
-    def _factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what writes, [out, r], s c, [r], and what reads, [r, in]."""
-        P, Q = self.pair.P.to(like), self.pair.Q.to(like)
-        coefficients = (self.coefficients * self.scale).to(like)
-        return (Q.T, coefficients, P.T) if self.narrows else (P, coefficients, Q)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return what reads, [r, in], and s times what writes with its coefficients, [out, r]."""
+        # of a model on several devices the pair may be elsewhere
+        P, Q = (each.to(self.coefficients.device) for each in (self.pair.P, self.pair.Q))
+        down, up = (P.T, Q.T) if self.narrows else (Q, P)
+        return down, up * (self.coefficients * self.scale)

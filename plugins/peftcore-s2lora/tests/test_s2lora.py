@@ -252,3 +252,12 @@ def test_bad_input_is_refused_before_anything_changes(config: dict, message: str
         peftcore.attach(model, "s2lora", **config)
     assert "_peftcore" not in model.__dict__
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_slices_of_a_layer_that_is_targeted_itself_are_not_counted_besides() -> None:
+    model = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+    roles = ["attention.qkv", "attention.query", "attention.value"]
+    with pytest.raises(ConfigError, match=r"budget 4 is above 3, .* coefficients of 1 layers"):
+        peftcore.plan(model, "s2lora", rank=3, sparsity="topk", budget=4, targets=roles)
+    plan = peftcore.plan(model, "s2lora", rank=3, sparsity="topk", budget=3, targets=roles)
+    assert plan.trainable == 3 * (12 + 36) + 3

@@ -85,10 +85,8 @@ class Sparse(Targeted):
     def _targeted(self, model: nn.Module, sites: Sequence[Site]) -> list[Site]:
         """Return the targeted sites, checked; each weight is in one of them only."""
         tied = survey(model, backbone_of(model)).tied
-        found: list[Site] = []
-        for site in sites:
-            if not site.matches(self.config.targets) or _inside(site, found):
-                continue
+        targeted = self.chosen(sites)
+        for site in targeted:
             self.settled(site)
             names = tied.get(f"{site.path}.{site.weight_name}".removeprefix("."))
             if names:
@@ -97,8 +95,7 @@ class Sparse(Targeted):
                     " parameter, and it would change in one of the two places only. Give one of"
                     " the modules its own copy, or leave it out with exclude."
                 )
-            found.append(site)
-        return found
+        return targeted
 
     def _counted(self, sites: Sequence[Site]) -> list[Tensor]:
         together = self.config.scope == "global"
@@ -142,13 +139,3 @@ class Sparse(Targeted):
                 f" {site.name or 'the model'}."
             )
         return index.to(device)
-
-
-def _inside(site: Site, before: Sequence[Site]) -> bool:
-    """Tell whether a site is a slice of one before it."""
-    if site.features is None:
-        return False
-    start, stop = site.features
-    layer = site.module, site.weight_name
-    spans = [s.features for s in before if (s.module, s.weight_name) == layer]
-    return any(span is None or (span[0] <= start and stop <= span[1]) for span in spans)

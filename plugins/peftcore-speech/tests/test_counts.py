@@ -44,8 +44,10 @@ def test_lora_of_peft_ser_has_its_number(rank: int, count: int) -> None:
 
 
 def test_the_adapter_of_peft_ser_has_its_number() -> None:
-    """Width 128, one a block, both projections with a bias."""
-    plan = peftcore.plan(build_on_meta("wavlm-base-plus"), "pfeiffer", bottleneck=128)
+    """Width 128, one a block, from the norm of the feed-forward part to its end."""
+    ends = ["path:encoder.layers.*.layer_norm", "mlp.down"]
+    config = {"bottleneck": 128, "scale": 0.1, "residual": True, "targets": ends}
+    plan = peftcore.plan(build_on_meta("wavlm-base-plus"), "he_parallel", **config)
     assert plan.trainable == 12 * (2 * 768 * 128 + 128 + 768) == 2_370_048
     assert plan.percent("of_base") == pytest.approx(2.511, abs=5e-4)
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from peftcore import Delta, Reparam, Site
 
+#: Gives the weight of a layer as it stands.
+Weight = Callable[[], Tensor]
+
 
 class Spectral(Reparam):
     """W' = U diag(ReLU(sigma + s delta)) V^T, the kernel of W flattened (Han et al. 2023).
@@ -50,16 +53,12 @@ class SpectralLinear(Spectral):
         """Return the shifted bias, [out]."""
         return bias if self.shift is None else bias + self.shift
 
-    def precompute(self, weight: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def precompute(self, weight: Weight) -> Weight:
         """Return what gives the weight: only a large batch needs it."""
         return weight
 
     def through(
-        self,
-        call: Callable[[Tensor], Tensor],
-        x: Tensor,
-        precomputed: Callable[[], Tensor],
-        bias: Tensor | None,
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Weight, bias: Tensor | None
     ) -> Tensor:
         """Return the output with the new weight, [..., out], for x [..., in]."""
         # the factors cost each input one more layer, a new weight costs as much as rank inputs

@@ -25,8 +25,8 @@ class TsaConfig(MethodConfig):
     )
     stem: bool = Field(
         False,
-        description="Adapt convolutions outside of the residual blocks too. Of a model whose blocks"
-        " are not known all are adapted.",
+        description="Adapt convolutions outside of the residual blocks too; the release leaves them"
+        " alone. Of a model whose blocks are not known all are adapted.",
     )
     targets: Targets | None = Field(
         Targets.model_validate(["conv"]),

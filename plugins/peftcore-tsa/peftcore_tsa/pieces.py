@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from peftcore import Delta, LayerInfo, Reparam
 
-#: What the release multiplies the identity with.
-_START = 1e-4
 _CALL: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -21,42 +19,33 @@ class Beside(Delta):
     middle. In a convolution of groups it has the same groups.
     """
 
-    def __init__(self, layer: LayerInfo, conv: Any, *, vector: bool, zero: bool):
+    def __init__(self, layer: LayerInfo, conv: Any, config: Any):
         super().__init__()
-        self.weight_shape = layer.weight_shape
+        out, self.width = layer.weight_shape[:2]
+        self.ones = (1,) * len(layer.weight_shape[2:])
         self.stride, self.groups = conv.stride, conv.groups
-        # what the first window's middle leaves of the input, on both sides; last dimension first
-        crop = [p - d for p, d in zip(padding_of(conv), conv.dilation, strict=True)]
-        self.padding = [c for c in reversed(crop) for _ in range(2)] if any(crop) else None
-        start = torch.eye(layer.out_features, layer.in_features)
-        if vector:
-            start = start.diagonal()
-        elif conv.groups > 1:
-            # each group sees its own channels only
-            width = layer.weight_shape[1]
-            start = torch.eye(layer.out_features // conv.groups, width).repeat(conv.groups, 1)
-        self.alpha = nn.Parameter(start * (0 if zero else _START))
+        self.crop = crop_of(conv)
+        # the release starts with 1e-4 I; each group sees its own channels only
+        start = torch.eye(out // conv.groups, self.width).repeat(conv.groups, 1)
+        if config.form == "vector" and layer.in_features == out:
+            start = torch.ones(out)
+        self.alpha = nn.Parameter(start * (1e-4 if config.init == "released" else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what alpha adds, [B, out, ...], to activations [B, in, ...]."""
-        if self.padding is not None:
-            x = F.pad(x, self.padding)
-        dims = len(self.weight_shape) - 2
-        if self.alpha.dim() == 1:
-            every: tuple[Any, ...] = (..., *(slice(None, None, step) for step in self.stride))
-            return x[every] * self.alpha.view(-1, *(1,) * dims)
-        kernel = self.alpha.view(*self.alpha.shape, *(1,) * dims)
-        return _CALL[dims](x, kernel, None, self.stride, 0, 1, self.groups)
+        if any(self.crop):
+            x = F.pad(x, self.crop)
+        kernel = self.alpha.view(len(self.alpha), -1, *self.ones)
+        # of a vector each value is a group of its own
+        groups = self.groups if self.alpha.dim() == 2 else len(kernel)
+        return _CALL[len(self.ones)](x, kernel, None, self.stride, groups=groups)
 
     def weight_delta(self) -> Tensor:
         """Return alpha in the middle of a kernel of zeros, [out, in / groups, 3, ...]."""
         alpha: Tensor = self.alpha
         if alpha.dim() == 1:
-            width = self.weight_shape[1]
-            column = torch.arange(len(alpha), device=alpha.device) % width
-            alpha = alpha[:, None] * F.one_hot(column, width)
-        dims = len(self.weight_shape) - 2
-        return F.pad(alpha.view(*alpha.shape, *(1,) * dims), (1, 1) * dims)
+            alpha = alpha[:, None] * torch.eye(self.width).to(alpha).repeat(self.groups, 1)
+        return F.pad(alpha.view(*alpha.shape, *self.ones), (1, 1) * len(self.ones))
 
 
 class BeforeHead(Reparam):
@@ -77,8 +66,11 @@ class BeforeHead(Reparam):
         return call(F.linear(x, self.beta.to(x.dtype)))
 
 
-def padding_of(conv: Any) -> tuple[int, ...]:
-    """Return the padding of a convolution of kernel 3 in each dimension."""
-    if conv.padding == "same":
-        return tuple(conv.dilation)
-    return (0,) * len(conv.dilation) if conv.padding == "valid" else tuple(conv.padding)
+def crop_of(conv: Any) -> list[int]:
+    """Return what the middle of the first window leaves of a padded input.
+
+    As ``F.pad`` takes it: both sides of each dimension, the last one first; negative to cut.
+    """
+    middle = [d for d in reversed(conv.dilation) for _ in range(2)]
+    padding = conv._reversed_padding_repeated_twice  # in numbers, whatever was written
+    return [p - d for p, d in zip(padding, middle, strict=True)]

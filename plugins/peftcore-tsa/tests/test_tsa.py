@@ -232,9 +232,11 @@ def test_convolutions_that_do_more_than_a_plain_one_are_refused() -> None:
 
 
 def test_a_transform_needs_a_head() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3))
-    with pytest.raises(TargetError, match=r"pre_classifier: this model has no head"):
-        peftcore.plan(model, "tsa", pre_classifier=True)
+    toy = ConvToy()
+    toy.head = nn.Sequential(nn.Linear(16, 3), nn.Softplus())
+    for model in (nn.Sequential(nn.Conv2d(4, 4, 3)), toy):
+        with pytest.raises(TargetError, match=r"pre_classifier: this model has no head that is a"):
+            peftcore.plan(model, "tsa", pre_classifier=True, stem=True)
 
 
 @pytest.mark.skipif("bert" not in installed().backbones, reason="no backbone plugin for BERT")

@@ -1,10 +1,8 @@
 """What a recipe can say about VeRA."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from peftcore import MethodConfig, NeedsCall, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Targets
 
 
 class VeraConfig(MethodConfig):
@@ -14,13 +12,10 @@ class VeraConfig(MethodConfig):
         256, ge=1, description="Rank r; above LoRA's, and above the layer's size if you like."
     )
     d_initial: float = Field(0.1, gt=0, description="What the vector d starts with.")
-    dropout: Annotated[float, NeedsCall()] = Field(
-        0.0, ge=0, lt=1, description="Dropout on the input of the update, in training."
-    )
+    dropout: Dropout = 0.0
     projection_seed: int = Field(
-        0, ge=0, description="Seed of the random matrices; they are made from it, never stored."
+        0,
+        ge=0,
+        description="Seed that the random matrices are drawn from; what is stored is the seed.",
     )
-    targets: Targets = Field(
-        Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear layers to update.",
-    )
+    targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))
