@@ -103,7 +103,9 @@ def _checkpointed(adapter: Attached) -> list[nn.Module]:
         while path and path not in seen:
             seen.add(path)
             module = modules[path]
-            if hasattr(module, "gradient_checkpointing"):
+            # hasattr of a module is slow where there is no such attribute
+            own = "gradient_checkpointing" in module.__dict__
+            if own or hasattr(type(module), "gradient_checkpointing"):
                 found[id(module)] = module
             path = path.rpartition(".")[0]
     return list(found.values())
