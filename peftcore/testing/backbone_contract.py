@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import peftcore
-from peftcore.model.backbones import backbone_named, backbone_of
+from peftcore.errors import ConfigError
+from peftcore.model.backbones import Loaded, backbone_named, backbone_of
 from peftcore.model.globs import path_matches
 from peftcore.model.roles import check_role
 from peftcore.model.survey import survey
@@ -26,6 +31,12 @@ class BackboneContract(Declared):
         backbone: name of the backbone.
         heads: heads that the family has; every role must be found with at least one of them.
     """
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a checkpoint that the backbone loads; with ``save_pretrained`` by default."""
+        if not hasattr(model, "save_pretrained"):
+            pytest.skip("the model has no save_pretrained: override save()")
+        model.save_pretrained(folder)  # type: ignore[operator]
 
     def test_every_role_matches_a_module(self) -> None:
         found: set[str] = set()
@@ -73,6 +84,19 @@ class BackboneContract(Declared):
         assert list(one.state_dict()) == list(two.state_dict())
         assert same(run(one, batch), run(two, again))
 
+    def test_what_was_saved_is_loaded_and_needs_no_weights_for_a_plan(self, tmp_path: Path) -> None:
+        knows = backbone_named(self.backbone)
+        for saved in dict.fromkeys((self.heads[0], self.heads[-1])):
+            _, model, _ = tiny(self.backbone, saved)
+            folder = tmp_path / saved
+            folder.mkdir()
+            self.save(model, folder)
+            for head in self.heads:
+                loaded = _loaded(knows.load, folder, head)
+                check_on_meta(loaded, _loaded(knows.load_on_meta, folder, head), f"head {head}")
+                if isinstance(loaded, Loaded) and head == saved:
+                    check_restored(loaded, model)
+
     def test_the_context_marks_the_padding(self) -> None:
         for head in self.heads:
             knows, model, batch = tiny(self.backbone, head)
@@ -107,3 +131,50 @@ class BackboneContract(Declared):
         loss_of(model(**batch)).backward()
         if not any(p.grad is not None for p in model.parameters()):
             pytest.fail("no parameter got a gradient")
+
+
+def _loaded(load: Callable[..., Loaded], folder: Path, head: str) -> Loaded | str:
+    """Return what is loaded, or the sentence that refuses it."""
+    try:
+        return load(str(folder), head=head)
+    except ConfigError as error:
+        return str(error)
+
+
+def check_restored(loaded: Loaded, model: nn.Module) -> None:
+    """Check that a whole checkpoint was read, and that the model is ready to be used.
+
+    Raises:
+        AssertionError: a parameter has other values, is said to be fresh, or the model trains.
+    """
+    assert not loaded.fresh, f"fresh: {loaded.fresh[0]} is in the checkpoint"
+    assert not loaded.model.training, "load returns a model in training mode"
+    state = loaded.model.state_dict()
+    for name, value in model.state_dict().items():
+        read = name in state and torch.equal(state[name], value)
+        assert read, f"load: {name} is not what was saved"
+
+
+def check_on_meta(loaded: Loaded | str, on_meta: Loaded | str, where: str) -> None:
+    """Check that a model without weights is that with weights, in all that a plan counts.
+
+    Raises:
+        AssertionError: it is another one, or it has weights.
+    """
+    if isinstance(loaded, str) or isinstance(on_meta, str):
+        assert loaded == on_meta, f"{where}: load says {loaded}, load_on_meta says {on_meta}"
+        return
+    here, there = _described(loaded.model), _described(on_meta.model)
+    other = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    assert not other, (
+        f"{where}: {other[0]} is {here.get(other[0])} by load and {there.get(other[0])} by"
+        " load_on_meta"
+    )
+    fresh = sorted(set(loaded.fresh) ^ set(on_meta.fresh))
+    assert not fresh, f"{where}: fresh of load and of load_on_meta differ in {fresh[0]}"
+    read = [name for name, p in on_meta.model.named_parameters() if not p.is_meta]
+    assert not read, f"{where}: load_on_meta reads {read[0]}"
+
+
+def _described(model: nn.Module) -> dict[str, Any]:
+    return {n: (tuple(p.shape), str(p.dtype)) for n, p in model.named_parameters()}
