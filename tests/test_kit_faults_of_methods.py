@@ -134,12 +134,12 @@ class Positional(Summand):
 
 
 class ChangesTheBase(Plain):
-    """Writes to a weight in a way that the core's own look at it does not see."""
+    """Writes to values of a weight that the core's own look at it does not see."""
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Any:
         if site.matches(self.config.targets):
-            site.module.weight.data.zero_()  # type: ignore
+            site.module.weight.data[0].zero_()  # type: ignore
             return Summand(site)
         return None
 
