@@ -172,8 +172,8 @@ def _read(report: Path) -> Outcome:
     cases = list(ElementTree.parse(report).iter("testcase"))
     skipped = sum(case.find("skipped") is not None for case in cases)
     failed = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
-    names = dict.fromkeys(_sentence(str(case.get("name"))) for case in failed)
-    return Outcome(len(cases) - skipped - len(failed), skipped, tuple(names))
+    names = tuple(_sentence(str(case.get("name"))) for case in failed)
+    return Outcome(len(cases) - skipped - len(failed), skipped, names)
 
 
 def _sentence(test: str) -> str:
@@ -189,5 +189,6 @@ def _summary(name: str, things: Sequence[Thing], outcome: Outcome) -> str:
         more = f" The rows of {', '.join(rest)} are for a test file of its own." if rest else ""
         return f"{name} keeps its contract: {outcome.passed} checks passed{skipped}.{more}"
     checks = outcome.passed + len(outcome.failed)
-    listed = "; ".join(outcome.failed[:3]) + ("; ..." if len(outcome.failed) > 3 else "")
+    names = list(dict.fromkeys(outcome.failed))
+    listed = "; ".join(names[:3]) + ("; and others" if len(names) > 3 else "")
     return f"{name} breaks its contract: {len(outcome.failed)} of {checks} checks fail: {listed}."

@@ -159,7 +159,8 @@ class Registry:
         if os.getcwd() not in sys.path:  # noqa: PTH109  (pathlib is slow)
             sys.path.append(os.getcwd())  # noqa: PTH109  (last, so that nothing is hidden by it)
         record = PluginRecord(module, HERE, "0.0.0")
-        self.load(record, EntryPoint(module, module, GROUP))
+        with redirect_stdout(sys.stderr):
+            self.load(record, EntryPoint(module, module, GROUP))
         self.check_needs()
         return record
 
