@@ -68,13 +68,7 @@ def test_an_installed_plugin_keeps_its_contract() -> None:
     assert "4 passed" in done.stderr
 
 
-def test_a_strangers_module_in_the_working_folder_is_tried_on_toys(strange: Path) -> None:
-    done = run_in_process("-p", "strange", "test", "strange", "--toys", "-k", "starts or plan")
-    assert done.exit_code == 0, done.output
-    assert done.stdout == "strange keeps its contract: 2 checks passed.\n"
-
-
-def test_what_a_plugin_fails_is_said_in_one_line(strange: Path) -> None:
+def test_what_a_strangers_module_fails_is_said_in_one_line(strange: Path) -> None:
     done = run_in_process(
         "-p", "strange", "test", "strange", "--set", "start=1.0", "-k", "starts or plan"
     )
@@ -90,7 +84,6 @@ def test_what_a_plugin_fails_is_said_in_one_line(strange: Path) -> None:
     ("arguments", "code", "sentence"),
     [
         (("peftcore-lorra",), 3, "called 'peftcore-lorra'. Did you mean peftcore-lora?"),
-        (("lora", "-k", "no_such_check"), 2, "lora: nothing was checked"),
         (("lora", "--no-such-option"), 2, "pytest does not take --no-such-option"),
         (("bert", "--set", "rank=2"), 2, "--set is for one method"),
         (("lora", "--set", "rank"), 2, "--set rank: write KEY=VALUE"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,10 @@ INSIDE = {"switch": "activate", "placing": "offer", "wrap": "rewrite", "inject":
 KEPT = {"merge_and_unload"}
 
 
-def classes(name: str) -> Iterator[tuple[Path, ast.ClassDef]]:
-    for file in SOURCES:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                yield file, node
+@cache
+def classes() -> list[ast.ClassDef]:
+    trees = [ast.parse(file.read_text("utf-8")) for file in SOURCES]
+    return [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
 def members(cls: ast.ClassDef) -> set[str]:
@@ -62,7 +61,7 @@ def members(cls: ast.ClassDef) -> set[str]:
 
 @pytest.mark.parametrize(("cls", "was", "now"), SETTLED)
 def test_a_word_that_was_given_up_does_not_come_back(cls: str, was: str, now: str) -> None:
-    there = [members(node) for _, node in classes(cls)]
+    there = [members(node) for node in classes() if node.name == cls]
     assert there, f"there is no class {cls}"
     assert not any(was in names for names in there), f"{cls}.{was}: write {now}"
     assert any(now in names for names in there), f"{cls} has no {now}"
