@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.testing.matrix import tiny
+from peftcore.testing import tiny
 
 
 def seconds(*actions: Callable[[], Any], repeat: int = 7) -> list[float]:
@@ -167,7 +167,8 @@ def rotation() -> None:
     """LoReFT's rotation against torch's orthogonal parametrisation, d = 4096, r = 8."""
     from peftcore_loreft.rotation import Rotation
 
-    ours = Rotation(8, 4096, torch.device("cpu"), torch.float32)
+    ours = Rotation(8, 4096)
+    ours.start()
     theirs = nn.Linear(8, 4096, bias=False)
     nn.utils.parametrizations.orthogonal(theirs)
     one, two = seconds(

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore.errors import PeftcoreError
-from peftcore.method.examples import Examples
-from peftcore.model.backbones import backbone_for_source
-from peftcore.registry.installed import installed, resolve_source
+from peftcore import Examples, PeftcoreError, backbone_for_source, installed, resolve_source
+from peftcore.testing import reason_against
 
 STEPS, ROWS, WARMUP = 40, 16, 4
 #: Peak learning rates; those of the papers where the number of steps allows.
@@ -170,8 +168,7 @@ def short_run(method: str, setting: Setting) -> tuple[int, float, float, float]:
     """Train a few steps; return trainable parameters, validation losses around, and seconds."""
     model = setting.load()
     batches = setting.train()
-    spec = installed().methods[method]
-    config = dict(spec.config_for.get(setting.backbone, spec.config_for.get("*", {})))
+    config: dict[str, Any] = {}
     if method == "tsa":
         # convolutions that pad by themselves are more than plain ones, and refused
         padded = [n for n, m in model.named_modules() if type(m).__name__ == "Conv2dSame"]
@@ -182,13 +179,11 @@ def short_run(method: str, setting: Setting) -> tuple[int, float, float, float]:
         model, method, backbone=setting.backbone, examples=Examples(single), **config
     )
     before = validation_loss(model, setting.valid)
+    adapter.before_run(STEPS)
     rate = RATES.get(method, DEFAULT_RATE)
     optimiser = torch.optim.AdamW(adapter.parameter_groups(rate), weight_decay=0.0)
     peaks = [group["lr"] for group in optimiser.param_groups]
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # the statistics belong to the base
     start = time.perf_counter()
     for step in range(1, STEPS + 1):
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
@@ -201,6 +196,7 @@ def short_run(method: str, setting: Setting) -> tuple[int, float, float, float]:
         optimiser.step()
         adapter.after_step(step, STEPS)
         optimiser.zero_grad()
+    adapter.after_run()
     took = time.perf_counter() - start
     after = validation_loss(model, setting.valid)
     return adapter.plan.trainable, before, after, took
@@ -227,7 +223,7 @@ def main() -> int:
             if len(made) == i:
                 made.append(SETTINGS[i]())
             setting = made[i]
-            if installed().impossible(method, setting.backbone):
+            if reason_against(method, setting.backbone):
                 continue
             try:
                 k, before, after, took = short_run(method, setting)

@@ -74,6 +74,10 @@ BROKEN = {
         "Did you mean peftcore_register_tasks?",
     ),
     "unmarked": (GOOD.replace("@hookimpl", ""), "peftcore_register_methods lacks @hookimpl"),
+    "hook-options": (
+        GOOD.replace("@hookimpl", "@hookimpl(tryfirst=True)"),
+        "peftcore_register_methods is marked with tryfirst",
+    ),
     "hook-raises": (
         "from peftcore import hookimpl\n@hookimpl\ndef peftcore_register_methods(): return 1 / 0",
         "ZeroDivisionError: division by zero",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import peftcore
+from peftcore import Backbone, ConfigError, Loaded
 from peftcore.testing import (
     BackboneContract,
     kit,
@@ -161,3 +165,89 @@ def test_a_model_that_belies_its_backbone_is_found(
 
     with pytest.raises(AssertionError, match=sentence):
         getattr(Contract(), f"test_{test}")()
+
+
+class OnDisk(ToyBackbone):
+    """A toy that is loaded from a file, with a head that the file does not have."""
+
+    def load(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        model = self.build(source, head=head).eval()
+        state = torch.load(f"{source}/toy.pt")
+        model.load_state_dict(state)
+        return Loaded(model, fresh=self.fresh(source, head), source=source)
+
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        loaded = super().load_on_meta(source, head=head, **options)
+        return Loaded(loaded.model, fresh=self.fresh(source, head), source=source)
+
+    def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
+        return self.tiny(head=head)
+
+    def fresh(self, source: str, head: str) -> tuple[str, ...]:
+        return () if head in ("none", Path(source).name) else ("head.weight", "head.bias")
+
+
+class ForgetsWeights(OnDisk):
+    def load(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        return Loaded(self.build(source).eval(), fresh=self.fresh(source, head))
+
+
+class StaysInTraining(OnDisk):
+    def load(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        loaded = super().load(source, head=head)
+        loaded.model.train()
+        return loaded
+
+
+class TakesTheHeadAsRead(OnDisk):
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        return Backbone.load_on_meta(self, source, head=head, **options)
+
+
+class ReadsWeights(OnDisk):
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        return self.load(source, head=head, **options)
+
+
+class PlansAnother(OnDisk):
+    def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
+        model: Any = super().build(config, head=head)
+        if model.head.weight.is_meta:
+            model.head = nn.Linear(model.head.in_features, 7, device="meta")
+        return model
+
+
+class RefusesPlans(OnDisk):
+    def load_on_meta(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        raise ConfigError("nothing can be planned of this family.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (OnDisk, ""),
+        (ForgetsWeights, "load: embeddings.weight is not what was saved"),
+        (StaysInTraining, "load returns a model in training mode"),
+        (TakesTheHeadAsRead, "head other: fresh of load and of load_on_meta differ in head.bias"),
+        (ReadsWeights, "head none: load_on_meta reads embeddings.weight"),
+        (PlansAnother, r"head.weight is \(\(3, 16\), .* by load and \(\(7, 16\)"),
+        (RefusesPlans, "load_on_meta says nothing can be planned"),
+    ],
+)
+def test_a_plan_of_another_model_than_is_loaded_is_found(
+    kind: type[Backbone], sentence: str, module: SimpleNamespace, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    module.Backbone = kind
+    spec = peftcore.installed().backbones["toy"]._replace(backbone="faulty:Backbone")
+    monkeypatch.setitem(peftcore.installed()._specs["backbones"], "toy", spec)
+
+    class Contract(BackboneContract):
+        backbone = "toy"
+        heads = ("none", "other")
+
+        def save(self, model: nn.Module, folder: Path) -> None:
+            torch.save(model.state_dict(), folder / "toy.pt")
+
+    with pytest.raises(AssertionError, match=sentence) if sentence else nullcontext():
+        Contract().test_what_was_saved_is_loaded_and_needs_no_weights_for_a_plan(tmp_path)

@@ -17,6 +17,7 @@ from peftcore import (
     Method,
     MethodConfig,
     MethodSpec,
+    PeftcoreError,
     Piece,
     Site,
     Targets,
@@ -43,6 +44,9 @@ class Summand(Delta):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.a.T @ self.b.T
+
+    def weight_delta(self) -> Tensor:
+        return self.b @ self.a
 
 
 class Plain(Method):
@@ -130,14 +134,71 @@ class Positional(Summand):
 
 
 class ChangesTheBase(Plain):
-    """Writes to a weight in a way that the core's own look at it does not see."""
+    """Writes to values of a weight that the core's own look at it does not see."""
 
     @hookimpl
     def peftcore_rewrite_module(self, site: Site) -> Any:
         if site.matches(self.config.targets):
-            site.module.weight.data.zero_()  # type: ignore
+            site.module.weight.data[0].zero_()  # type: ignore
             return Summand(site)
         return None
+
+
+class Forgetful(Summand):
+    """What was trained is not in a pickle."""
+
+    def __getstate__(self) -> Any:
+        kept = super().__getstate__()  # type: ignore[misc]
+        return {**kept, "_parameters": {**kept["_parameters"], "b": nn.Parameter(0 * self.b)}}
+
+
+class Forgets(Plain):
+    kind = Forgetful
+
+
+class MergesHalf(Summand):
+    def weight_delta(self) -> Tensor:
+        return 0.5 * self.b @ self.a
+
+
+class Averaging(Summand):
+    """A row depends on what else is in its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0, keepdim=True))
+
+
+class ReadsTheModule(Summand):
+    """Takes for granted that the layer keeps its weight as torch does."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.scale = float(site.module.weight.abs().mean())  # type: ignore
+
+
+class Breaking(Summand):
+    """Looks at a value, which no compiled graph can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if self.b.sum().item() > 0 else 2.0)
+
+
+class Unused(Summand):
+    """Trains a tensor that it does not use."""
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.c = nn.Parameter(torch.zeros(2))
+
+
+class Common(Summand):
+    """All adapters have one and the same tensor."""
+
+    one: dict[Any, Any] = {}
+
+    def __init__(self, site: Site):
+        super().__init__(site)
+        self.b = Common.one.setdefault(site.path, self.b)
 
 
 def method(piece: type[Piece]) -> type[Method]:
@@ -160,7 +221,7 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], str]] = {
         method(Unstored),
         "it_starts_as_the_base_or_says_that_it_does_not",
         {},
-        "faulty changes the base at its start",
+        r"faulty changes the base at its start, first at blocks\.0\.attention\.query",
     ),
     "derived": (
         method(FromRoundedWeight),
@@ -172,7 +233,7 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], str]] = {
         method(Unstored),
         "saving_and_loading_gives_the_same_outputs",
         {"tmp_path": Path},
-        "computes otherwise once loaded",
+        r"computes otherwise once loaded, first at blocks\.0\.attention\.query",
     ),
     "recomputed": (
         method(Counting),
@@ -190,7 +251,45 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], str]] = {
         method(Shared),
         "a_copy_trains_on_as_the_original_does",
         {"how": "deepcopy"},
-        "changed the original",
+        r"changed the original, first at blocks\.0\.attention\.query",
+    ),
+    "pickles": (
+        Forgets,
+        "a_copy_trains_on_as_the_original_does",
+        {"how": "pickle"},
+        r"the pickle computes something else, first at blocks\.0\.attention\.query",
+    ),
+    "merged": (
+        method(MergesHalf),
+        "merging_keeps_the_outputs_and_can_be_undone_exactly",
+        {},
+        r"faulty merged, first at blocks\.0\.attention\.query \(attention\.query\)",
+    ),
+    "rows": (
+        method(Averaging),
+        "rows_of_one_batch_can_have_their_own_adapters",
+        {},
+        "row 0, adapter a",
+    ),
+    "quantised": (
+        method(ReadsTheModule),
+        "it_works_on_a_quantised_base",
+        {},
+        r"failed at blocks\.0\.attention\.query \(attention\.query\)",
+    ),
+    "graph": (method(Breaking), "compiled_it_gives_the_same", {}, "item"),
+    "unused": (
+        method(Unused),
+        "all_that_is_trained_gets_a_gradient_and_the_base_gets_none",
+        {},
+        r"blocks\.0\.attention\.query\.faulty\.c and 3 more",
+    ),
+    "common": (method(Common), "two_adapters_act_one_at_a_time", {}, "adapter a is not what it"),
+    "recomputed on a real model": (
+        method(Counting),
+        "checkpointing_of_a_real_model_gives_the_same_gradients",
+        {"use_reentrant": False},
+        "with checkpointing",
     ),
     "cache": (
         method(Positional),
@@ -214,8 +313,35 @@ def test_a_fault_of_a_method_is_found(
 
     if "tmp_path" in arguments:
         arguments = {"tmp_path": tmp_path}
-    with pytest.raises((AssertionError, RuntimeError), match=sentence):
+    with pytest.raises((AssertionError, RuntimeError, PeftcoreError), match=sentence):
         getattr(Contract(), f"test_{test}")(**arguments)
+
+
+class RankedConfig(Config):
+    rank: int = Field(2, description="Rank.")
+
+
+class FailsAtRankThree(Plain):
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> Any:
+        assert self.config.rank != 3, "rank 3 is not thought of"
+        return super().peftcore_rewrite_module(site)
+
+
+def test_the_configuration_of_the_contract_is_used_on_every_backbone(
+    module: SimpleNamespace, with_plugin: Have
+) -> None:
+    module.Config, module.Method = RankedConfig, FailsAtRankThree
+    with_plugin(MethodSpec("faulty", "A.", "faulty:Config", "faulty:Method"))
+
+    class Contract(MethodContract):
+        method = "faulty"
+        config = {"rank": 3}
+        on = {"roberta": {"rank": 4}}
+
+    with pytest.raises(AssertionError, match=r"on bert: .* failed at .*: rank 3 is not thought of"):
+        Contract().test_it_works_on_every_installed_backbone("bert")
+    Contract().test_it_works_on_every_installed_backbone("roberta")
 
 
 def test_a_method_without_a_fault_passes_all_of_these(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+import torch
 from torch import Tensor, nn
 
 import peftcore
@@ -84,6 +86,20 @@ class Copies(Handler):
         return weight / 2
 
 
+class LooksAtValues(Handler):
+    """Cannot say anything of a layer without weights."""
+
+    def info(self, module: Any) -> LayerInfo:
+        return replace(super().info(module), bias=bool(module.weight.sum() != 0))
+
+
+class OneDevice(Handler):
+    """Says that every layer is on the CPU."""
+
+    def info(self, module: Any) -> LayerInfo:
+        return replace(super().info(module), device=torch.device("cpu"))
+
+
 LAYERS: dict[str, tuple[type[Layer], str, tuple[Any, ...], str]] = {
     "sizes": (WrongWidth, "the_sizes_are_those_of_the_layer", (), "the layer takes no"),
     "bias": (NoBias, "the_sizes_are_those_of_the_layer", (), "bias is told wrongly"),
@@ -96,6 +112,8 @@ LAYERS: dict[str, tuple[type[Layer], str, tuple[Any, ...], str]] = {
     "layout": (StoresOtherwise, "the_stored_layout_is_the_one_of_the_parameter", (), "stored"),
     "written": (StoresOtherwise, "a_written_weight_is_the_one_that_is_read", (), "assert"),
     "scaled": (Copies, "a_call_with_its_own_weight_is_the_layer", (), "not close"),
+    "meta": (LooksAtValues, "on_the_meta_device_it_says_the_same", (), "meta"),
+    "device": (OneDevice, "on_the_meta_device_it_says_the_same", (), "device"),
     "merged": (StoresOtherwise, "a_probe_is_merged_exactly_or_refused", ("output",), "not close"),
 }  # fmt: skip
 

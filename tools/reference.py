@@ -200,7 +200,7 @@ def backbones() -> str:
     out = []
     for spec in specs("backbones"):
         knows = backbone_named(spec.name)
-        heads = ("none", *getattr(knows, "heads", ()))
+        heads = ("none", *knows.heads)
         found = {r for head in heads for r in survey(knows.tiny(head=head), knows).roles()}
         sizes = []
         for name in spec.configs:

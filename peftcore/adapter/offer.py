@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftcore.adapter.unchanged import Unchanged
 from peftcore.errors import AttachError, PeftcoreError, PluginError, first_line
 from peftcore.method.examples import Examples
 from peftcore.method.method import Method, Methods
@@ -41,7 +42,6 @@ def prepare(
         AttachError: a method asks for examples and there are none.
         PluginError: a method changed the model.
     """
-    modules = found.modules
     for method, call in methods.each("peftcore_prepare"):
         wanted = 0 if planned or tensors is not None else method.examples
         if wanted and examples is None:
@@ -50,12 +50,12 @@ def prepare(
                 " attach(..., examples=Examples(batches)), batches being the model's keyword"
                 " arguments with labels."
             )
-        before = _content(modules)
+        before = Unchanged(found.modules)
         call(
             model=model, sites=sites, examples=examples if wanted else None, tensors=tensors,
             tokenizer=tokenizer,
         )  # fmt: skip
-        _check_content(modules, before, [method], "peftcore_prepare")
+        before.check([method], "peftcore_prepare")
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def offer(
     taken: dict[tuple[str, int], list[Site]] = {}
     check = _Checks(found)
     callers = methods.each("peftcore_rewrite_module")
-    before = _content(found.modules)
+    before = Unchanged(found.modules)
     for site, call, method in _on_devices(sites, callers):
         before_it = taken.setdefault((method.label, id(site.module)), [])
         if any(site.inside(other) for other in before_it):
@@ -105,7 +105,7 @@ def offer(
             placed.append(Placed(site, method.label, key, piece))
         before_it.append(site)
     asked = [method for method, _ in callers]
-    _check_content(found.modules, before, asked, "peftcore_rewrite_module")
+    before.check(asked, "peftcore_rewrite_module")
     check_shared(found, [item.site for item in placed])
     return placed
 
@@ -120,36 +120,6 @@ def _on_devices(
             for site in there:
                 for method, call in callers:
                     yield site, call, method
-
-
-def _content(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:
-    """Return what differs once someone changed a model: classes, children, tensors, values."""
-    return [
-        (m.__class__, *m._modules, *m._parameters.values(), *map(_version, m._parameters.values()))
-        for m in modules.values()
-    ]
-
-
-def _version(tensor: Tensor | None) -> int:
-    return -1 if tensor is None else tensor._version
-
-
-def _check_content(
-    modules: Mapping[str, nn.Module], before: Sequence[tuple[Any, ...]], methods: Sequence[Method],
-    hook: str,
-) -> None:  # fmt: skip
-    """Refuse that a hook has changed the model."""
-    for (path, module), was in zip(modules.items(), before, strict=True):
-        now = _content({path: module})[0]
-        if len(now) != len(was) or any(a is not b and not _same(a, b) for a, b in zip(now, was)):  # noqa: B905
-            whose = " or ".join(map(_whose, methods))
-            raise PluginError(
-                f"{whose} changed {path or 'the model'} in {hook}; there the model is only read."
-            )
-
-
-def _same(one: Any, two: Any) -> bool:
-    return not isinstance(one, Tensor) and bool(one == two)
 
 
 def _whose(method: Method) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -230,11 +230,26 @@ class Attached:
         dead = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
         if dead:
             more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+            alive = [name for name, grad in zip(trained, grads, strict=True) if grad is not None]
             raise DeadPieceError(
-                f"{dead[0]}{more} of adapter {self.name!r} got no gradient: the model does not use"
-                " that place in this pass. Leave it out with exclude, or tell peftcore that the"
-                " weight is read directly (direct_weights of the backbone)."
+                f"{dead[0]}{more} of adapter {self.name!r} got no gradient:"
+                f" {self._why_dead(dead[0], alive)}"
             )
+
+    def _why_dead(self, dead: str, alive: Sequence[str]) -> str:
+        """Say what keeps a tensor without a gradient, and what to do."""
+        for item in self.placed:
+            if dead.startswith(f"{item.name}.") and any(
+                name.startswith(f"{item.name}.") for name in alive
+            ):
+                return (
+                    f"{type(item.piece).__name__} ran and did not use it. Use it in forward, or"
+                    " make it a buffer."
+                )
+        return (
+            "the model does not use that place in this pass. Leave it out with exclude, or tell"
+            " peftcore that the weight is read directly (direct_weights of the backbone)."
+        )
 
     def carrier(self) -> nn.Module:
         """Return the model that carries the adapter.

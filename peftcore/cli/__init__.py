@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from peftcore.errors import PeftcoreError, UnknownName, nearest
+from peftcore.errors import PeftcoreError, PluginError, UnknownName, nearest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -23,8 +23,10 @@ _COMMANDS = {
     "new": "Write the skeleton of a plugin.",
     "plan": "Count what an adapter would train, without weights or memory.",
     "show": "Show one method, backbone, task or source.",
-    "test": "Run the contracts of an installed plugin.",
+    "test": "Try whether an installed plugin keeps its contract.",
 }
+#: Commands that tell of a plugin which cannot be used, where others refuse to run.
+_TELLING = ("doctor", "list")
 #: Commands that come with distributions of this project, for the sentence that says so.
 _ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "check"), "peftcore-train")
 
@@ -49,6 +51,8 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Name the nearest command, or the package that brings it, when there is none."""
         name = args[0] if args else ""
+        if ctx.obj and name not in _TELLING:
+            raise PluginError(ctx.obj[0].why_not())
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             if name in _ELSEWHERE:
                 raise UnknownName(_elsewhere(name, _ELSEWHERE[name]))
@@ -109,16 +113,6 @@ def _elsewhere(name: str, package: str) -> str:
     return sentence
 
 
-def _use(ctx: click.Context, _: click.Parameter, modules: tuple[str, ...]) -> None:
-    """Name modules as plugins, for this process and those that it starts."""
-    if modules:
-        import os
-
-        from peftcore.registry.choices import IN_PROCESS, named_in
-
-        os.environ[IN_PROCESS] = ",".join([*named_in(IN_PROCESS), *modules])
-
-
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from peftcore.version import __version__
@@ -127,14 +121,39 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
+def _use(ctx: click.Context, _: click.Parameter, modules: tuple[str, ...]) -> None:
+    """Have modules as plugins, here and in processes that are started, until the command ends."""
+    if not modules or ctx.resilient_parsing:
+        return
+    import os
+
+    from peftcore.registry.choices import IN_PROCESS, named_in
+    from peftcore.registry.installed import installed
+
+    found, known, before = installed(), list(installed().records), os.environ.get(IN_PROCESS)
+    os.environ[IN_PROCESS] = ",".join([*named_in(IN_PROCESS), *modules])
+    records = [found.use(module) for module in modules]
+    ctx.obj = [record for record in records if record.status != "ok"]
+
+    def restore() -> None:
+        for record in records:
+            if record not in known and record in found.records:
+                found.remove(record)
+        os.environ.pop(IN_PROCESS)
+        if before is not None:
+            os.environ[IN_PROCESS] = before
+
+    ctx.call_on_close(restore)
+
+
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-p", "--plugin", multiple=True, metavar="MODULE", expose_value=False, is_eager=True,
+    callback=_use, help="Use a module that is not installed as a plugin. May be given repeatedly.",
+)  # fmt: skip
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
     help="Show the version and exit.",
-)  # fmt: skip
-@click.option(
-    "-p", "--plugin", "plugins", multiple=True, expose_value=False, is_eager=True, callback=_use,
-    metavar="MODULE", help="Use a module that is not installed as a plugin; may be repeated.",
 )  # fmt: skip
 def main() -> None:
     """Parameter-efficient fine-tuning in which every method and backbone is a plugin."""

@@ -21,6 +21,11 @@ def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     return _starting(incomplete, "methods", "backbones", "tasks", "sources")
 
 
+def tested(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete what ``peftcore test`` can test."""
+    return _starting(incomplete, "methods", "backbones", "tasks", "sources", "commands")
+
+
 def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a named size, a named source of weights, or else a path."""
     from click.shell_completion import CompletionItem

@@ -34,11 +34,11 @@ def command(as_json: bool) -> None:
     else:
         click.echo(f"Python {platform.python_version()} at {sys.executable}")
         click.echo(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + "\n")
-        rows = [(r.distribution, r.version, r.status, r.problem) for r in found.records]
+        rows = [(r.shown, r.version, r.status, r.problem) for r in found.records]
         click.echo(table(("plugin", "version", "status", "problem"), rows))
         for record in found.records:
             if record.trace:
-                click.echo(f"\n{record.distribution}:\n{record.trace.rstrip()}")
+                click.echo(f"\n{record.shown}:\n{record.trace.rstrip()}")
         for reference in references:
             where = "{distribution}: {field} of {kind} {name!r}".format(**reference)
             click.echo(f"\n{where}: {reference['problem']}\n{reference['trace'].rstrip()}")
@@ -76,7 +76,7 @@ def _check_references() -> list[dict[str, str]]:
                     assert cause is not None
                     problems.append(
                         {
-                            "distribution": found.owner(kind, name).distribution,
+                            "distribution": found.owner(kind, name).shown,
                             "kind": kind.removesuffix("s"),
                             "name": name,
                             "field": field,

@@ -22,7 +22,7 @@ def command(kind: str | None, as_json: bool, strict: bool) -> None:
         print_json({**{k: _entries(k) for k in kinds}, "plugins": plugins})
     else:
         tables = [
-            table((k, "from", "what"), [(e["name"], e["distribution"], e["summary"]) for e in rows])
+            table((k, "from", "what"), [(e["name"], _from(k, e), e["summary"]) for e in rows])
             for k in kinds
             if (rows := _entries(k))
         ]
@@ -30,7 +30,7 @@ def command(kind: str | None, as_json: bool, strict: bool) -> None:
         try_these = "Try: pip install peftcore-lora peftcore-text peftcore-train"
         click.echo("\n\n".join(tables) or f"{nothing} {try_these}")
         if bad := [r for r in found.records if r.status != "ok"]:
-            lines = [f"{r.status}: {r.distribution} {r.version}: {_head(r.problem)}" for r in bad]
+            lines = [f"{r.status}: {r.named}: {_head(r.problem)}" for r in bad]
             click.echo("\n" + "\n".join(lines))
         if problems:
             click.echo("See peftcore doctor.")
@@ -52,6 +52,10 @@ def _entries(kind: str) -> list[dict[str, str]]:
             }
         )
     return entries
+
+
+def _from(kind: str, entry: dict[str, str]) -> str:
+    return installed().owner(kind, entry["name"]).shown
 
 
 def _head(text: str) -> str:

@@ -12,13 +12,12 @@ import pluggy
 from peftcore.errors import ConfigError, PluginError, nearest
 from peftcore.method.config import MethodConfig
 from peftcore.method.hookspecs import Adapting
+from peftcore.registry.hookspecs import OPTIONS
 from peftcore.registry.installed import installed
 from peftcore.schema import validated
 
 T = TypeVar("T")
 MethodChoice = str | Mapping[str, Any]
-#: Options of ``hookimpl`` that order or wrap implementations of several plugins.
-_OPTIONS = ("wrapper", "hookwrapper", "tryfirst", "trylast", "optionalhook", "specname")
 
 
 class Method:
@@ -142,7 +141,7 @@ def _check_hooks(kind: type[Method], whose: str) -> None:
                     f"{whose}: {name} is given no {given!r}.{nearest(given, allowed)} It may take:"
                     f" {', '.join(allowed)}."
                 )
-        for option in _OPTIONS:
+        for option in OPTIONS:
             if options.get(option):
                 raise PluginError(
                     f"{whose}: {name} is marked with {option}, which hooks of methods do not have:"

@@ -58,6 +58,10 @@ class Backbone:
     stands_in: ClassVar[Mapping[str, str]] = {}
     #: Name of a stack of blocks to globs of its module, where the family has several.
     stacks: ClassVar[Mapping[str, str | Sequence[str]]] = {}
+    #: Heads that the family has besides ``none``.
+    heads: ClassVar[Sequence[str]] = ()
+    #: The head that plans assume where none is named.
+    default_head: ClassVar[str] = "none"
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -86,9 +90,6 @@ class Backbone:
     ) -> Context:
         """Say what pieces may know of a call of the entry module with these arguments."""
         return Context()
-
-    #: The head that plans assume where none is named.
-    default_head: ClassVar[str] = "none"
 
     def recognises(self, source: str) -> bool:
         """Tell whether a folder or a hub's name holds a checkpoint of this family."""

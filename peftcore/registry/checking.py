@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from peftcore.errors import PluginError, nearest
-from peftcore.registry.hookspecs import GROUP, Discovery
+from peftcore.registry.hookspecs import GROUP, OPTIONS, Discovery
 from peftcore.registry.specs import (
     BackboneSpec,
     CommandSpec,
@@ -43,10 +43,16 @@ def implemented_hooks(plugin: object) -> list[str]:
     for name in dir(plugin):
         if not name.startswith("peftcore_"):
             continue
-        marked = hasattr(getattr(plugin, name), "peftcore_impl")
+        options = getattr(getattr(plugin, name), "peftcore_impl", None)
+        marked = options is not None
         if name in known:
-            if not marked:
+            if options is None:
                 raise PluginError(f"{name} lacks @hookimpl")
+            if option := next((option for option in OPTIONS if options.get(option)), ""):
+                raise PluginError(
+                    f"{name} is marked with {option}, which hooks of plugins do not have: each"
+                    " plugin is asked by itself; write @hookimpl alone"
+                )
             if given := _arguments(getattr(plugin, name)):
                 raise PluginError(f"{name} takes no arguments, and has {', '.join(given)!r}")
             implemented.append(name)

@@ -23,6 +23,8 @@ GROUP = "peftcore.v1"
 
 hookspec = pluggy.HookspecMarker("peftcore")
 hookimpl = pluggy.HookimplMarker("peftcore")
+#: Options of ``hookimpl`` that order or wrap implementations of several plugins; none is taken.
+OPTIONS = ("wrapper", "hookwrapper", "tryfirst", "trylast", "optionalhook", "specname")
 
 
 class Discovery:

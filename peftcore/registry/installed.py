@@ -1,5 +1,6 @@
 """What is installed: every plugin and all that it provides. Imports neither torch nor pydantic."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -116,11 +117,7 @@ class Registry:
             raise PluginError(f"{offers[0][1].problem} (see peftcore doctor).")
         home = known_home(kind, name)
         if (record := self._unusable(kind, name, home)) is not None:
-            status = "in conflict" if record.status == "conflict" else record.status
-            raise PluginError(
-                f"{singular} {name!r} cannot be used: {record.distribution} {record.version} is"
-                f" {status}: {record.problem.partition(chr(10))[0]} (see peftcore doctor)."
-            )
+            raise PluginError(f"{singular} {name!r} cannot be used: {record.why_not()}")
         have = f" Installed: {', '.join(sorted(specs))}." if specs else f" No {singular} installed."
         broken = [r.name for r in self.records if r.status not in ("ok", "disabled")]
         hint = f" Not usable: {', '.join(broken)} (see peftcore doctor)." if broken else ""
@@ -153,6 +150,19 @@ class Registry:
             return resolve(reference)
         except PluginError as error:
             raise PluginError(f"{self.whose(kind, name)}: {error}") from error.__cause__
+
+    def use(self, module: str) -> PluginRecord:
+        """Import a module as a plugin of this process, from the folder that one works in too."""
+        known = [r for r in self.records if r.name == module and r.distribution == HERE]
+        if known:
+            return known[0]
+        if os.getcwd() not in sys.path:  # noqa: PTH109  (pathlib is slow)
+            sys.path.append(os.getcwd())  # noqa: PTH109  (last, so that nothing is hidden by it)
+        record = PluginRecord(module, HERE, "0.0.0")
+        with redirect_stdout(sys.stderr):
+            self.load(record, EntryPoint(module, module, GROUP))
+        self.check_needs()
+        return record
 
     def load(self, record: PluginRecord, point: EntryPoint) -> None:
         """Import what an entry point names and register it under a record."""
@@ -338,9 +348,9 @@ def installed() -> Registry:
                     found.load(record, point)
                 else:
                     found.records.append(record)
-        for name in named_in(IN_PROCESS):
-            found.load(PluginRecord(name, HERE, "0.0.0"), EntryPoint(name, name, GROUP))
-    found.check_needs()
+        found.check_needs()
+        for module in named_in(IN_PROCESS):
+            found.use(module)
     return found
 
 

@@ -36,6 +36,22 @@ class PluginRecord:
         self.provides: dict[str, list[str]] = {}
 
     @property
+    def shown(self) -> str:
+        """The distribution as tables show it; of a plugin of this process its module."""
+        return f"{self.name} ({HERE})" if self.distribution == HERE else self.distribution
+
+    @property
+    def named(self) -> str:
+        """The distribution with its version; of a plugin of this process its module."""
+        return self.shown if self.distribution == HERE else f"{self.distribution} {self.version}"
+
+    def why_not(self) -> str:
+        """Say why the plugin cannot be used."""
+        status = "in conflict" if self.status == "conflict" else self.status
+        problem = self.problem.partition("\n")[0].removesuffix(".")
+        return f"{self.named} is {status}: {problem} (see peftcore doctor)."
+
+    @property
     def key(self) -> str:
         """What tells the record from all others."""
         return f"{self.distribution}:{self.name}"

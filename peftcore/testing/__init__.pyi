@@ -29,6 +29,7 @@ from peftcore.testing.matrix import (
     tiny as tiny,
 )
 from peftcore.testing.method_contract import MethodContract as MethodContract
+from peftcore.testing.plugin_contract import PluginContract as PluginContract
 from peftcore.testing.refusals import Snapshot as Snapshot, refused as refused
 from peftcore.testing.source_contract import SourceContract as SourceContract
 from peftcore.testing.toy import (

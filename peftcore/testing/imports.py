@@ -5,12 +5,39 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from peftcore.errors import nearest
+from peftcore.registry.choices import DISABLE
+from peftcore.registry.installed import installed
+from peftcore.registry.records import HERE
 
 _FACES = ("peftcore", "peftcore.testing")
+#: What the light module of a plugin must not import, since every command would.
+_HEAVY = ("torch", "transformers", "timm", "numpy", "pydantic")
+
+
+def heavy_imports(distribution: str) -> str:
+    """Return what discovery imports of a distribution that it should not, or why it fails.
+
+    Other plugins are switched off for it, so that none is blamed for another.
+    """
+    others = {r.distribution for r in installed().records} - {distribution, "peftcore", HERE}
+    code = (
+        "import sys; from peftcore import installed\n"
+        f"record = next(r for r in installed().records if r.distribution == {distribution!r})\n"
+        "assert not record.trace, record.trace\n"
+        f"print(*sorted(set({_HEAVY}) & set(sys.modules)), sep=', ')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, DISABLE: ",".join(sorted(others))},
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr.strip()
 
 
 def package_of(reference: str) -> str:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 # the asserts of the contracts shall show their values, as those of a test file do
 for _name in (
-    "against_peft", "backbone_contract", "command_contract", "declared", "layer_contract",
-    "matrix", "method.computed", "method.described", "method.on_toy", "method.stored",
-    "method.switched", "method.trained", "refusals", "source_contract",
+    "against_peft", "backbone_contract", "command_contract", "configuration", "declared",
+    "layer_contract", "matrix", "method.computed", "method.described", "method.on_toy",
+    "method.stored", "method.switched", "method.trained", "plugin_contract", "refusals",
+    "source_contract",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"peftcore.testing.{_name}")
 

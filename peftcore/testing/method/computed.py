@@ -25,11 +25,11 @@ from peftcore.testing.matrix import (
     reason_against,
     refusal,
     run,
-    same,
     tensors_of,
     tiny,
 )
 from peftcore.testing.method.on_toy import OnToy, gradients
+from peftcore.testing.places import Run
 from peftcore.testing.toy import FakeQuantLinear
 
 
@@ -55,14 +55,15 @@ class Computed(OnToy):
     def test_it_works_on_a_quantised_base(self) -> None:
         model, batch = self.pair()
         quantise(model)
-        bare = run(model, batch)
+        bare = Run(model, batch)
         adapter = self.attach(model)
         loss_of(model(**batch)).backward()
         adapter.check_alive()
         perturb(adapter)
-        assert not same(run(model, batch), bare), f"{self.method} changes nothing"
+        assert not Run(model, batch).same(bare), f"{self.method} changes nothing"
         adapter.detach()
-        assert same(run(model, batch), bare)
+        off = Run(model, batch)
+        assert off.same(bare), f"detaching {self.method} leaves the base changed{off.since(bare)}"
 
     def test_compiled_it_gives_the_same(self) -> None:
         if self.compiles is False:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
-import yaml
+from pydantic import BaseModel
 
-from peftcore.errors import ConfigError
 from peftcore.registry.installed import installed
 from peftcore.registry.records import HERE
-from peftcore.registry.references import resolve
-from peftcore.schema import validated
-from peftcore.testing.imports import hidden_names, package_of
+from peftcore.testing.configuration import (
+    check_described,
+    check_round_trip,
+    check_unknown_field,
+)
+from peftcore.testing.imports import heavy_imports, hidden_names, package_of
 from peftcore.testing.method.on_toy import OnToy
 
 
@@ -25,13 +23,8 @@ class Described(OnToy):
         owner = installed().owner("methods", self.method)
         if owner.distribution in ("peftcore", HERE):
             pytest.skip("the method is of this process alone")
-        code = (
-            "import sys; from peftcore import installed; "
-            f"assert {self.method!r} in installed().methods, installed().records; "
-            "heavy = {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules); "
-            "assert not heavy, heavy"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        imported = heavy_imports(owner.distribution)
+        assert not imported, f"the plugin of {self.method} imports {imported}"
 
     def test_the_plugin_imports_public_names_of_peftcore_alone(self) -> None:
         spec = installed().methods[self.method]
@@ -39,21 +32,15 @@ class Described(OnToy):
         assert not hidden, hidden[0]
 
     def test_every_field_of_the_configuration_is_described(self) -> None:
-        fields = resolve(installed().methods[self.method].config).model_fields
-        bare = [name for name, info in fields.items() if not info.description]
-        assert not bare, f"{self.method}: fields without a description: {', '.join(bare)}"
+        check_described(self.model(), self.method)
 
     def test_the_configuration_survives_yaml_and_json(self) -> None:
-        model = resolve(installed().methods[self.method].config)
-        config = model.model_validate(self.config)
-        dumped = config.model_dump(mode="json")
-        assert model.model_validate(yaml.safe_load(yaml.safe_dump(dumped))) == config
-        assert model.model_validate(json.loads(json.dumps(dumped))) == config
-        assert model.model_json_schema()["type"] == "object"
+        check_round_trip(self.model(), self.config)
 
     def test_an_unknown_field_is_refused_with_the_nearest_one(self) -> None:
-        model = resolve(installed().methods[self.method].config)
-        name = next((name for name in model.model_fields if len(name) > 2), "rank")
-        typo = name[:-2] + name[-1] + name[-2] + "x"
-        with pytest.raises(ConfigError, match=f"{typo} is not a field of {self.method}"):
-            validated(model, {typo: 1}, where="methods[0]", label=self.method)
+        check_unknown_field(self.model(), self.method)
+
+    def model(self) -> type[BaseModel]:
+        """Return the pydantic model of the configuration."""
+        found: type[BaseModel] = installed().resolve("methods", self.method, "config")
+        return found

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 import peftcore
-from peftcore.testing.matrix import perturb, run, same, tensors_of
+from peftcore.testing.matrix import perturb, run, tensors_of
 from peftcore.testing.method.on_toy import OnToy
+from peftcore.testing.places import Run
 
 
 class Stored(OnToy):
@@ -20,12 +21,15 @@ class Stored(OnToy):
         model, batch = self.pair()
         adapter = self.attach(model)
         perturb(adapter)
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         adapter.save(tmp_path / "a")
         stored = peftcore.inspect(tmp_path / "a")["tensors"]
         adapter.detach()
         peftcore.load(model, tmp_path / "a", name="again")
-        assert same(run(model, batch), tuned), f"{self.method} computes otherwise once loaded"
+        again = Run(model, batch)
+        assert again.same(tuned), (
+            f"{self.method} computes otherwise once loaded{again.since(tuned)}"
+        )
         base = {name for name, _ in model.named_parameters()} & set(stored)
         assert not base, f"parameters of the base are in the file, such as {sorted(base)[:1]}"
 
@@ -55,12 +59,13 @@ class Stored(OnToy):
     def test_copies_and_pickles_behave_like_the_original(self) -> None:
         model, batch = self.pair()
         perturb(self.attach(model))
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         twin = copy.deepcopy(model)
-        assert same(run(twin, batch), tuned)
+        for other, how in ((twin, "copy"), (pickle.loads(pickle.dumps(model)), "pickle")):
+            found = Run(other, batch)
+            assert found.same(tuned), f"the {how} computes something else{found.since(tuned)}"
         peftcore.detach(twin)
-        assert same(run(model, batch), tuned)
-        assert same(run(pickle.loads(pickle.dumps(model)), batch), tuned)
+        assert Run(model, batch).same(tuned), "detaching the copy changed the original"
 
 
 def _distance(one: torch.Tensor, two: torch.Tensor) -> float:

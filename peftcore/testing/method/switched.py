@@ -16,6 +16,7 @@ from peftcore.registry.references import resolve
 from peftcore.testing.closeness import check_close
 from peftcore.testing.matrix import loss_of, perturb, run, same
 from peftcore.testing.method.on_toy import OnToy
+from peftcore.testing.places import Run
 from peftcore.testing.refusals import refused
 
 
@@ -24,18 +25,20 @@ class Switched(OnToy):
 
     def test_disabled_and_detached_are_the_base_bit_for_bit(self) -> None:
         model, batch = self.pair()
-        bare, keys = run(model, batch), list(model.state_dict())
+        bare, keys = Run(model, batch), list(model.state_dict())
         classes = [type(m) for _, m, _ in base_modules(model)]
         flags = [p.requires_grad for p in model.parameters()]
         adapter = self.attach(model)
         perturb(adapter)
         assert set(keys) <= set(model.state_dict())
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         with peftcore.disabled(model):
-            assert same(run(model, batch), bare), f"disabled, {self.method} changes the base"
-        assert same(run(model, batch), tuned)
+            off = Run(model, batch)
+            assert off.same(bare), f"disabled, {self.method} changes the base{off.since(bare)}"
+        assert Run(model, batch).same(tuned), f"{self.method} is another once it was disabled"
         adapter.detach()
-        assert same(run(model, batch), bare), f"detaching {self.method} leaves the base changed"
+        off = Run(model, batch)
+        assert off.same(bare), f"detaching {self.method} leaves the base changed{off.since(bare)}"
         assert list(model.state_dict()) == keys
         assert [type(m) for _, m, _ in base_modules(model)] == classes
         assert [p.requires_grad for p in model.parameters()] == flags
@@ -47,7 +50,7 @@ class Switched(OnToy):
         self.attach(model)
         model.load_state_dict(state)
         with peftcore.disabled(model):
-            assert same(run(model, batch), bare)
+            assert same(run(model, batch), bare), "the base's checkpoint is not what was loaded"
 
     def test_two_adapters_act_one_at_a_time(self) -> None:
         model, batch = self.pair()
@@ -56,11 +59,15 @@ class Switched(OnToy):
             adapter = self.attach(model, name=name)
             for _ in range(times):
                 perturb(adapter)
-            outputs[name] = run(model, batch)
-        assert not same(outputs["a"], outputs["b"])
+            outputs[name] = Run(model, batch)
+        assert not outputs["a"].same(outputs["b"]), f"two adapters of {self.method} are the same"
         for name in ("a", "b", "a"):
             peftcore.activate(model, name)
-            assert same(run(model, batch), outputs[name])
+            now = Run(model, batch)
+            assert now.same(outputs[name]), (
+                f"adapter {name} is not what it was before the other was there"
+                f"{now.since(outputs[name])}"
+            )
 
     def test_rows_of_one_batch_can_have_their_own_adapters(self) -> None:
         model, _ = self.pair()
@@ -91,7 +98,7 @@ class Switched(OnToy):
         model, batch = self.pair()
         adapter = self.attach(model)
         perturb(adapter)
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         state = {k: v.clone() for k, v in model.state_dict().items()}
         able = all(p.piece.is_change() for p in adapter.placed)
         if not (able if self.merges is None else self.merges):
@@ -100,10 +107,12 @@ class Switched(OnToy):
                 adapter.merge()
         else:
             adapter.merge()
-            for found, expected in zip(run(model, batch), tuned, strict=True):
-                check_close(found, expected, "merged", atol=self.merge_tolerance)
+            merged = Run(model, batch)
+            for found, expected in zip(merged.out, tuned.out, strict=True):
+                what = f"{self.method} merged{merged.since(tuned)}"
+                check_close(found, expected, what, atol=self.merge_tolerance)
             adapter.unmerge()
-        assert same(run(model, batch), tuned)
+        assert Run(model, batch).same(tuned), f"{self.method} computes otherwise once unmerged"
         after = model.state_dict()
         moved = [k for k in state if not torch.equal(state[k], after[k])]
         assert not moved, f"{moved[0]} is not what it was before the merge"
@@ -126,8 +135,11 @@ class Switched(OnToy):
         loss_of(model(**batch)).backward()
         adapter.check_alive()
         perturb(adapter)
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         adapter.save(tmp_path / "both")
         adapter.detach()
         peftcore.load(model, tmp_path / "both")
-        assert same(run(model, batch), tuned)
+        now = Run(model, batch)
+        assert now.same(tuned), (
+            f"{self.method} with {other} computes otherwise once loaded{now.since(tuned)}"
+        )

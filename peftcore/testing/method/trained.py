@@ -17,8 +17,9 @@ from peftcore.model.backbones import backbone_of
 from peftcore.model.survey import survey
 from peftcore.registry.installed import installed
 from peftcore.testing.closeness import check_close
-from peftcore.testing.matrix import loss_of, perturb, run, same
+from peftcore.testing.matrix import loss_of, perturb
 from peftcore.testing.method.on_toy import OnToy, gradients
+from peftcore.testing.places import Run
 from peftcore.testing.refusals import Snapshot
 
 
@@ -61,12 +62,15 @@ class Trained(OnToy):
 
     def test_it_starts_as_the_base_or_says_that_it_does_not(self) -> None:
         model, batch = self.pair()
-        bare = run(model, batch)
+        bare = Run(model, batch)
         self.attach(model)
-        found = run(model, batch)
-        difference = max((a - b).abs().max().item() for a, b in zip(bare, found, strict=True))
+        found = Run(model, batch)
+        pairs = zip(bare.out, found.out, strict=True)
+        difference = max((a - b).abs().max().item() for a, b in pairs)
         if installed().methods[self.method].identity_at_start:
-            assert difference <= 1e-6, f"{self.method} changes the base at its start"
+            assert difference <= 1e-6, (
+                f"{self.method} changes the base at its start{found.since(bare)}"
+            )
         else:
             assert difference > 0, f"{self.method} starts as the base: say identity_at_start=True"
 
@@ -127,13 +131,16 @@ class Trained(OnToy):
         model, batch = self.pair()
         self.attach(model)
         one_step(model, batch, self.learning_rate)
-        tuned = run(model, batch)
+        tuned = Run(model, batch)
         twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
-        assert same(run(twin, batch), tuned), f"the {how} computes something else"
+        copied = Run(twin, batch)
+        assert copied.same(tuned), f"the {how} computes something else{copied.since(tuned)}"
         one_step(twin, batch, self.learning_rate)
-        assert same(run(model, batch), tuned), f"training the {how} changed the original"
+        now = Run(model, batch)
+        assert now.same(tuned), f"training the {how} changed the original{now.since(tuned)}"
         one_step(model, batch, self.learning_rate)
-        assert same(run(twin, batch), run(model, batch)), f"the {how} trains otherwise"
+        one, two = Run(twin, batch), Run(model, batch)
+        assert one.same(two), f"the {how} trains otherwise{one.since(two)}"
         peftcore.detach(twin)
         assert not peftcore.adapters(twin) and peftcore.adapters(model)
 

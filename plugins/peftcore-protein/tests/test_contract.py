@@ -29,7 +29,8 @@ class TestPPI(TaskContract):
     answers = ("label",)
 
     @pytest.fixture(scope="class")
-    def source(self, esm: Path) -> Path:
+    @classmethod
+    def source(cls, esm: Path) -> Path:
         return esm
 
 
@@ -46,5 +47,6 @@ class TestSymmetry(TaskContract):
     answers = ("label",)
 
     @pytest.fixture(scope="class")
-    def source(self, esm: Path) -> Path:
+    @classmethod
+    def source(cls, esm: Path) -> Path:
         return esm

@@ -27,7 +27,8 @@ class TestSequenceClassification(TaskContract):
     answers = ("label",)
 
     @pytest.fixture(scope="class")
-    def source(self, bert: Path) -> Path:
+    @classmethod
+    def source(cls, bert: Path) -> Path:
         return bert
 
 
@@ -45,7 +46,8 @@ class TestMaskedLM(TaskContract):
     epochs = 10
 
     @pytest.fixture(scope="class")
-    def source(self, bert: Path) -> Path:
+    @classmethod
+    def source(cls, bert: Path) -> Path:
         return bert
 
     def terms(self, batch: Batch, rows: int) -> float:
@@ -59,7 +61,8 @@ class TestCausalLM(TaskContract):
     answers = ("completion",)
 
     @pytest.fixture(scope="class")
-    def source(self, llama: Path) -> Path:
+    @classmethod
+    def source(cls, llama: Path) -> Path:
         return llama
 
     def terms(self, batch: Batch, rows: int) -> float:

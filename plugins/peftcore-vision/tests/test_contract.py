@@ -1,16 +1,25 @@
+from pathlib import Path
+
 import pytest
+from timm.models import save_for_hf
+from torch import nn
 
 import peftcore
 from peftcore import survey
 from peftcore.testing import BackboneContract, loss_of, tiny
 
 
-class TestTimmVit(BackboneContract):
+class TimmContract(BackboneContract):
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_for_hf(model, str(folder), safe_serialization=True)
+
+
+class TestTimmVit(TimmContract):
     backbone = "timm-vit"
     heads = ("none", "image-classification")
 
 
-class TestTimmCnn(BackboneContract):
+class TestTimmCnn(TimmContract):
     backbone = "timm-cnn"
     heads = ("image-classification",)  # without it there is no linear layer
 
