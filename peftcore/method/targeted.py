@@ -79,7 +79,9 @@ class Targeted(Method):
         """
         targets, found = self.config.targets, list[Site]()
         for site in sites if targets is not None else ():
-            if site.matches(targets) and not any(site.inside(other) for other in found):
+            if not site.matches(targets):
+                continue
+            if site.features is None or not any(site.inside(other) for other in found):
                 found.append(site)
         return found
 
