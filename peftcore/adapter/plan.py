@@ -276,7 +276,10 @@ def _with_stand_ins(method: Method, found: Survey) -> Any:
 
     What the user wrote stays, so that an error can say what is wrong with it.
     """
-    known, stands_in = found.roles(), found.backbone.stands_in
+    stands_in = found.backbone.stands_in
+    if not stands_in:
+        return method.config
+    known = found.roles()
     changed: dict[str, Targets] = {}
     for field_, targets in targets_of(method.config).items():
         lacking = [r for r in targets.roles if r not in known and r in stands_in]

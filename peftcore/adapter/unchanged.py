@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from peftcore.errors import PluginError
 from peftcore.method.method import Method
 from peftcore.registry.installed import installed
-
-
-class _Content(NamedTuple):
-    """What differs once someone changed a module; holding the tensors keeps their ids theirs."""
-
-    key: tuple[Any, ...]
-    tensors: tuple[Tensor | None, ...]
 
 
 class Unchanged:
@@ -28,7 +22,9 @@ class Unchanged:
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         self._modules = modules
-        self._before = [_content(module) for module in modules.values()]
+        #: Held, so that no other tensor gets the id of one that was replaced.
+        self._tensors = [t for m in modules.values() for t in m._parameters.values()]
+        self._before = _content(modules.values())
 
     def check(self, methods: Sequence[Method], hook: str) -> None:
         """Refuse that a hook has changed the model.
@@ -36,16 +32,27 @@ class Unchanged:
         Raises:
             PluginError: it has; the sentence names the module.
         """
-        for (path, module), was in zip(self._modules.items(), self._before, strict=True):
-            if _content(module).key != was.key:
-                whose = " or ".join(installed().whose("methods", method.name) for method in methods)
-                raise PluginError(
-                    f"{whose} changed {path or 'the model'} in {hook}; there the model is only"
-                    " read."
-                )
+        now = _content(self._modules.values())
+        if now == self._before:
+            return
+        # a module's own content starts with its class, so that the first difference finds it
+        same = next(i for i, pair in enumerate(zip_longest(now, self._before)) if len({*pair}) > 1)
+        count = sum(1 for thing in now[: same + 1] if isinstance(thing, type))
+        path = list(self._modules)[max(count - 1, 0)]
+        whose = " or ".join(installed().whose("methods", method.name) for method in methods)
+        raise PluginError(
+            f"{whose} changed {path or 'the model'} in {hook}; there the model is only read."
+        )
 
 
-def _content(module: nn.Module) -> _Content:
-    tensors = tuple(module._parameters.values())
-    versions = [-1 if t is None else t._version for t in tensors]
-    return _Content((module.__class__, *module._modules, *map(id, tensors), *versions), tensors)
+def _content(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return what differs once someone changed one of some modules, one after another."""
+    found: list[Any] = []
+    for module in modules:
+        found.append(module.__class__)
+        found.extend(module._modules)
+        for tensor in module._parameters.values():
+            if tensor is not None:
+                found.append(id(tensor))
+                found.append(tensor._version)
+    return found
