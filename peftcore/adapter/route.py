@@ -9,7 +9,7 @@ from torch import nn
 
 from peftcore.adapter.state import Attached, ModelState, state_of
 from peftcore.adapter.statistics import MARK
-from peftcore.adapter.switch import check_names, opened
+from peftcore.adapter.switch import check_names, opened, wanted_by
 from peftcore.errors import AttachError
 from peftcore.run.settings import ByRow
 
@@ -43,10 +43,7 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
         _check_called(adapter)
         _check_statistics(state, adapter)
     index = [used.index(n) if n is not None else -1 for n in names]
-    setting = ByRow(
-        used, index, _swaps(chosen), state.holder,
-        wanted=any(adapter.uses_context for adapter in chosen),
-    )  # fmt: skip
+    setting = ByRow(used, index, _swaps(chosen), state.holder, **wanted_by(chosen))
     with opened(state, setting, chosen):
         yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -146,8 +147,16 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
     return Chosen(
         [adapter.name for adapter in adapters],
         state.holder,
-        wanted=any(adapter.uses_context for adapter in adapters),
+        **wanted_by(adapters),
     )
+
+
+def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:
+    """Return what the pieces of adapters want of a call, for the setting that runs them."""
+    return {
+        "wanted": any(adapter.uses_context for adapter in adapters),
+        "needs": {need: who for adapter in adapters for need, who in adapter.needs.items()},
+    }
 
 
 def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
+from peftcore.run.needs import check_needs
 from peftcore.run.recomputing import in_backward, keep, kept, parts
 
 
@@ -23,6 +25,8 @@ class Setting(Protocol):
 
     #: A piece that runs uses the context.
     wanted: bool
+    #: What the pieces need of a call, to the name of a method.
+    needs: Mapping[str, str]
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module; None for the bare base."""
@@ -35,6 +39,7 @@ class Nothing:
     """The setting of a model that has no active adapter."""
 
     wanted = False
+    needs: Mapping[str, str] = MappingProxyType({})
 
     def program(self, module: nn.Module) -> None:
         """Return nothing: the bare base runs."""
@@ -280,22 +285,34 @@ class ContextHolder:
         """Make the context of a call that is about to run, where a piece uses it."""
         if not any(_holds_tokens(value) for value in (*args, *kwargs.values())):
             self.sequence += 1
-        if not self.effective().wanted:
+        setting = self.effective()
+        if not setting.wanted:
             return
         context = self.backbone.context(entry, args, kwargs)
+        check_needs(context, setting.needs)
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
-        if context.mask is not None and not context.generated:
-            if self.lengths is not None:
-                lengths = self._lengths_for(context.mask)
-                context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
-            elif self.columns is not None:
-                column = torch.arange(context.mask.shape[1], device=context.mask.device)
-                context.prompt = context.mask & (column + context.offset < self.columns)
+        if self.lengths is not None and not context.generated:
+            lengths = self._lengths_for(context)
+            assert context.mask is not None
+            context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
+        elif self.columns is not None and context.mask is not None and not context.generated:
+            column = torch.arange(context.mask.shape[1], device=context.mask.device)
+            context.prompt = context.mask & (column + context.offset < self.columns)
         self.current = context
 
-    def _lengths_for(self, mask: Tensor) -> Tensor:
+    def _lengths_for(self, context: Context) -> Tensor:
+        mask = context.mask
         assert self.lengths is not None
+        if mask is None or context.packed:
+            lacking = (
+                "nothing tells its tokens" if mask is None else "a row holds several sequences"
+            )
+            raise AttachError(
+                f"peftcore.prompt gives a length for each row, but {lacking} in this call. Give"
+                " rows of one sequence as input_ids or inputs_embeds, or the model a backbone"
+                " plugin whose context has the mask."
+            )
         times, rest = divmod(mask.shape[0], self.lengths.shape[0])
         if rest or not times:
             raise AttachError(

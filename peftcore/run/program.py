@@ -306,6 +306,12 @@ def edit_first(value: Any, transform: Transform, context: Context) -> Any:
 
 def edited(hidden: Tensor, transform: Transform, context: Context) -> Tensor:
     """Return hidden states after a transform, shaped and typed as they came."""
+    if hidden.is_nested:
+        raise AttachError(
+            f"{type(transform).__name__}{_place(transform)} was given a nested tensor, which has no"
+            " rows of one length; torch's encoder makes one of padded rows in evaluation. Build it"
+            " with enable_nested_tensor=False, or set its use_nested_tensor to False."
+        )
     out = run_piece(transform, hidden, context)
     if out.shape != hidden.shape:
         raise misshapen(transform, out, hidden.shape)

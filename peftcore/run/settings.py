@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,10 +16,13 @@ from peftcore.run.seat import seat_of
 class Chosen:
     """The same adapters for all rows; none of them is the bare base."""
 
-    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool):
+    def __init__(
+        self, names: Sequence[str], holder: ContextHolder, *, wanted: bool, needs: Mapping[str, str]
+    ):
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
+        self.needs = needs
         self._programs: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,10 +53,12 @@ class ByRow:
     def __init__(
         self, names: Sequence[str], index: Sequence[int],
         swaps: dict[int, list[dict[str, nn.Parameter]]], holder: ContextHolder, *, wanted: bool,
+        needs: Mapping[str, str],
     ):  # fmt: skip
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
+        self.needs = needs
         self._rows = Rows(index)
         self._swaps = swaps
         self._programs: dict[int, Any] = {}

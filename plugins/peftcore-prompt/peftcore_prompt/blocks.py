@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import prod, sqrt
 
-from torch import nn
-
 from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
 from peftcore_prompt.pieces import Tokens, Wider, projection
@@ -36,12 +34,6 @@ class _InBlocks(Targeted):
                 raise TargetError(
                     f"{where} is a block of a decoder, whose cache has no place for its tokens."
                     " Choose the blocks of the encoder: stack, layers, or a path glob."
-                )
-            attention = [m for m in site.module.modules() if isinstance(m, nn.MultiheadAttention)]
-            if any(not m.batch_first for m in attention):
-                raise TargetError(
-                    f"{where} takes sequences as [tokens, rows, features]; tokens go into [rows,"
-                    " tokens, features]. Build the model with batch_first=True."
                 )
         blocks = {site.block for site in sites if site.role == "block"} - decoders
         if len(chosen) < len(blocks) and "position_bias" in argument_names(chosen[0].module):

@@ -297,7 +297,7 @@ def test_sequences_that_are_not_rows_first_are_refused() -> None:
     model = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False
     )
-    with pytest.raises(TargetError, match="batch_first=True"):
+    with pytest.raises(AttachError, match=r"layers\.0\.self_attn has batch_first=False"):
         attach(model, "deep")
     images = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)) for _ in "ab")
     attach(images, "deep")
