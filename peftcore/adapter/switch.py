@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.errors import AttachError, UnknownName, nearest
+from peftcore.model.backbones import Backbone
 from peftcore.run.holder import Block, Setting, owner
 from peftcore.run.program import Program
+from peftcore.run.rewriting import rewrite
 from peftcore.run.seat import seat_of
 from peftcore.run.settings import Chosen
 
@@ -149,6 +151,12 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
         state.holder,
         **wanted_by(adapters),
     )
+
+
+def make_entry(model: nn.Module, state: ModelState, backbone: Backbone) -> None:
+    """Let the calls of a model's entry be seen, from which the context of each is read."""
+    state.entry = model.get_submodule(backbone.entry(model))
+    rewrite(state.entry, state.holder, enters=True)
 
 
 def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:

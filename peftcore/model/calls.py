@@ -15,6 +15,8 @@ from peftcore.model.context import Context
 _TOKENS = ("input_ids", "inputs_embeds", "src")
 #: Arguments that hold where sequences that lie one behind the other begin and end, [n + 1].
 _BORDERS = ("cu_seq_lens_q", "cu_seqlens")
+#: Arguments whose first axis need not be rows.
+_NOT_OF_ROWS = (*_BORDERS, "position_ids", "head_mask")
 #: Settings of a model that number a token which is real, even where it pads too.
 _REAL = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 
@@ -23,6 +25,17 @@ def arguments(entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """Return what a call of a module is given, by the names of its ``forward``."""
     names = inspect.signature(entry.forward).parameters
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def batch_of(entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """Return the number of rows of a call: those of its tokens, else of the first tensor."""
+    names = inspect.signature(entry.forward).parameters
+    call = arguments(entry, args, kwargs)
+    for name in (*_TOKENS, *names, *call):
+        value = call.get(name)
+        if isinstance(value, Tensor) and value.dim() and name not in _NOT_OF_ROWS:
+            return value.shape[0]
+    return None
 
 
 def read_call(

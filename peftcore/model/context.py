@@ -24,7 +24,7 @@ class Context:
         unmasked: [] bool, rows begin or end with padding that no mask tells; None where nothing
             of the kind could be seen.
         window: how many tokens a token sees at most, where attention slides in every layer.
-        batch: number of rows of the call.
+        batch: number of rows of the call, where rows have adapters of their own.
     """
 
     mask: Tensor | None = None

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from peftcore.errors import AttachError
 from peftcore.model.backbones import Backbone
+from peftcore.model.calls import batch_of
 from peftcore.model.context import Context
 from peftcore.run.needs import check_needs
 from peftcore.run.recomputing import in_backward, keep, kept, parts
@@ -27,6 +29,8 @@ class Setting(Protocol):
     wanted: bool
     #: What the pieces need of a call, to the name of a method.
     needs: Mapping[str, str]
+    #: Rows have adapters of their own, so that their number must be known.
+    by_row: bool
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module; None for the bare base."""
@@ -40,6 +44,7 @@ class Nothing:
 
     wanted = False
     needs: Mapping[str, str] = MappingProxyType({})
+    by_row = False
 
     def program(self, module: nn.Module) -> None:
         """Return nothing: the bare base runs."""
@@ -161,6 +166,10 @@ class ContextHolder:
         self._lengths = lengths
         others = {key: value for key, value in _lengths.get().items() if key != id(self)}
         _lengths.set(others if lengths is None else {**others, id(self): lengths})
+
+    def forget_batch(self) -> None:
+        """Forget how many rows the last call in this thread or task had."""
+        self.current = replace(self.current, batch=None)
 
     def block(self) -> Block | None:
         """Return the innermost open block of this model in this thread or task."""
@@ -286,9 +295,13 @@ class ContextHolder:
         if not any(_holds_tokens(value) for value in (*args, *kwargs.values())):
             self.sequence += 1
         setting = self.effective()
+        batch = batch_of(entry, args, kwargs) if setting.by_row else None
         if not setting.wanted:
+            if setting.by_row:
+                self.current = Context(batch=batch)
             return
         context = self.backbone.context(entry, args, kwargs)
+        context.batch = batch
         check_needs(context, setting.needs)
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
