@@ -1,5 +1,8 @@
 """Models that no plugin knows: torch's own encoder with its fused projections and fast path."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import peftcore
-from peftcore import Structural
+from peftcore import Around, Method, MethodSpec, Site, Structural, hookimpl, installed
 from peftcore.errors import AttachError
 from peftcore.testing.matrix import perturb
 
@@ -70,6 +73,43 @@ def test_a_piece_that_would_be_dead_is_refused() -> None:
         peftcore.attach(model, "bitfit", add_missing=True)
     assert not peftcore.adapters(model)
     del before
+
+
+class Halved(Around):
+    """Half of what attention gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        out, weights = call(*args, **kwargs)
+        return out * self.factor, weights
+
+
+class HalvedMethod(Method):
+    @hookimpl
+    def peftcore_rewrite_module(self, site: Site) -> Halved | None:
+        return Halved() if site.role == "attention" else None
+
+
+def test_a_piece_around_torchs_attention_acts_in_evaluation_too() -> None:
+    spec = MethodSpec("halved", "", "peftcore:MethodConfig", f"{__name__}:HalvedMethod")
+    model, x = encoder()
+    with installed().with_plugin(spec, "structural"), torch.no_grad():
+        bare = model(x)
+        adapter = peftcore.attach(model, "halved")
+        tuned = model(x)
+        with torch.enable_grad():  # on which torch's fast path is never taken
+            wanted = model(x.requires_grad_())
+        torch.testing.assert_close(tuned, wanted)
+        assert not torch.allclose(tuned, bare)
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(copied(x), tuned)
+        with peftcore.disabled(model):
+            assert torch.equal(model(x), bare)
+        adapter.detach()
+        assert torch.equal(model(x), bare)
 
 
 def test_rows_cannot_differ_where_a_weight_is_read() -> None:

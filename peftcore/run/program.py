@@ -36,6 +36,8 @@ class Program:
         self.direct: list[Placed] = []
         for item in placed:
             self._add(item)
+        #: Some of them act when the module is called.
+        self.acts_on_call = len(self.direct) < len(placed)
         self.through = grouped(self.reparams)
         self.widening = [piece for piece in self.around if piece.widens]
 

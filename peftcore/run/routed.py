@@ -54,6 +54,7 @@ class Routed:
     """
 
     direct: tuple[Placed, ...] = ()
+    acts_on_call = True
 
     def __init__(
         self, module: nn.Module, items: list[list[Placed]], swaps: list[dict[str, nn.Parameter]],
