@@ -21,7 +21,7 @@ from peftcore.run.settings import Chosen
 def switch(state: ModelState, names: tuple[str, ...]) -> None:
     """Make exactly these adapters active; only the modules that they touch are visited."""
     coming = [state.adapters[name] for name in names]
-    check_disjoint(coming)
+    check_together(coming)
     going = [state.adapters[n] for n in state.active if n in state.adapters]
     put_in(state, going, own=False)
     for module in modules_of((*going, *coming)):
@@ -63,8 +63,14 @@ def modules_of(adapters: Sequence[Attached]) -> list[nn.Module]:
     return list({id(m): m for adapter in adapters for m in adapter.modules_touched()}.values())
 
 
-def check_disjoint(chosen: Sequence[Attached]) -> None:
-    """Refuse adapters that hold values for the same base parameter."""
+def check_together(chosen: Sequence[Attached]) -> None:
+    """Refuse adapters that hold values for one base parameter, or one that goes with no other."""
+    alone = ((a, m) for a in chosen for m in a.methods if not m.composes)
+    for adapter, method in alone if len(chosen) > 1 else ():
+        raise AttachError(
+            f"{method.name} of adapter {adapter.name!r} goes with no other method; activate it"
+            " alone."
+        )
     owners: dict[str, str] = {}
     for adapter in chosen:
         for swap in adapter.swaps:
@@ -126,7 +132,8 @@ def activate(model: nn.Module, *names: str) -> None:
 
     Raises:
         UnknownName: the model has no adapter of that name.
-        AttachError: two of them hold values for the same base parameter, or one is merged.
+        AttachError: two of them hold values for the same base parameter, the method of one goes
+            with no other, or one is merged.
     """
     state = state_of(model)
     check_names(state, names)
@@ -138,7 +145,7 @@ def activate(model: nn.Module, *names: str) -> None:
         switch(state, tuple(names))
         return
     chosen = [state.adapters[name] for name in names]
-    check_disjoint(chosen)
+    check_together(chosen)
     check_alone(state, chosen)
     block.setting = _chosen(state, chosen)
     settle(state)
