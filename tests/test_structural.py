@@ -176,6 +176,21 @@ def test_without_a_plugin_padding_is_seen_where_the_call_tells_of_it() -> None:
         peftcore.attach(torchs, "loreft", rank=1)
 
 
+def test_a_cache_of_states_tells_what_was_generated() -> None:
+    pytest.importorskip("peftcore_loreft")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 8, "state_size": 2, "num_hidden_layers": 1}
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).eval()
+    perturb(peftcore.attach(model, "loreft", rank=2, positions="all"))
+    ids, options = torch.tensor([[3, 4, 5]]), {"max_new_tokens": 3, "do_sample": False}
+    cached = model.generate(ids, **options)
+    assert torch.equal(cached, model.generate(ids, **options, use_cache=False))
+    with peftcore.route(model, ["default", "default"]):
+        both = model.generate(ids.expand(2, -1), **options, use_cache=False)
+    assert torch.equal(both, cached.expand(2, -1))
+
+
 def test_prompt_lengths_are_refused_where_nothing_tells_the_tokens() -> None:
     pytest.importorskip("peftcore_loreft")
     model = nn.Sequential(nn.Linear(4, 4))

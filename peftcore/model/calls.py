@@ -13,6 +13,8 @@ from peftcore.model.context import Context
 
 #: Arguments that hold the tokens: [B, L] as numbers, [B, L, d] as vectors.
 _TOKENS = ("input_ids", "inputs_embeds", "src")
+#: Arguments that hold what was computed of tokens in earlier calls.
+_CACHES = ("past_key_values", "cache_params")
 #: Arguments that hold where sequences that lie one behind the other begin and end, [n + 1].
 _BORDERS = ("cu_seq_lens_q", "cu_seqlens")
 #: Arguments whose first axis need not be rows.
@@ -59,11 +61,9 @@ def read_call(
     tokens = _tokens(call)
     if tokens is None:
         return Context()
-    cache = call.get("past_key_values")
-    cached = 0 if cache is None else cache.get_seq_length()
+    cached = tokens_in(next((v for n in _CACHES if (v := call.get(n)) is not None), None))
     # the length of a static cache is a tensor; to look into it would wait for the device
-    known = isinstance(cached, int)
-    continued = not known or cached > 0
+    continued = not isinstance(cached, int) or cached > 0
     given = _mask_given(call)
     told = given is not None or call.get("attention_mask") is not None
     mask = _real_tokens(given, tokens, cached)
@@ -72,11 +72,26 @@ def read_call(
         mask,
         _before_answer(mask, call.get("labels"), sequences) if causal else mask,
         generated=causal and continued and tokens.shape[1] == 1,
-        offset=cached if known else 0,
+        offset=cached if isinstance(cached, int) else int(cached is None),
         sequences=sequences,
         unmasked=None if told or continued else _ends(tokens, padding),
         window=window,
     )
+
+
+def tokens_in(cache: Any) -> int | Tensor | None:
+    """Return how many tokens of each row a cache holds; of a static one it is a tensor.
+
+    None where it holds some and does not tell how many, as states of a recurrence do.
+    """
+    length = getattr(cache, "get_seq_length", None)
+    if length is None:
+        return 0
+    try:
+        found: int | Tensor = length()
+    except ValueError:
+        return None if cache.has_previous_state() else 0
+    return found
 
 
 def padding_id(module: nn.Module | None) -> int | None:
@@ -113,7 +128,7 @@ def _mask_given(call: Mapping[str, Any]) -> Tensor | None:
     return mask if isinstance(mask, Tensor) else None
 
 
-def _real_tokens(mask: Tensor | None, tokens: Tensor, cached: int | Tensor) -> Tensor:
+def _real_tokens(mask: Tensor | None, tokens: Tensor, cached: int | Tensor | None) -> Tensor:
     """Return [B, L] bool, True at the real ones of the tokens of this call."""
     rows, length = tokens.shape[:2]
     if mask is not None and mask.dim() == 2:

@@ -16,7 +16,8 @@ class Context:
         mask: [B, L] bool, True at real tokens among the L tokens of this call.
         prompt: [B, L] bool, True at the tokens of the prompt; edits of hidden states act there.
         generated: every token of this call was generated (a cached decoding step).
-        offset: number of tokens of each row that came in earlier calls and are in a cache.
+        offset: number of tokens of each row that came in earlier calls and are in a cache; 1 where
+            it holds some and does not tell how many.
         group: where a module runs for the rows of one routed adapter alone, the number of that
             adapter among those routed, -1 for the bare base; None where all rows run together.
         sequences: [B, L] int, which of the sequences of its row a token is of, from 0; None where

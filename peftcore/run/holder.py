@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftcore.errors import AttachError
 from peftcore.model.backbones import Backbone
-from peftcore.model.calls import batch_of
+from peftcore.model.calls import batch_of, tokens_in
 from peftcore.model.context import Context
 from peftcore.run.needs import check_needs
 from peftcore.run.recomputing import in_backward, keep, kept, parts
@@ -349,11 +349,8 @@ class ContextHolder:
 
 
 def _holds_tokens(value: Any) -> bool:
-    """Tell whether a value is a cache of keys and values that is not empty."""
-    length = getattr(value, "get_seq_length", None)
-    if length is None:
-        return False
-    count = length()
+    """Tell whether a value is a cache that is not empty."""
+    count = tokens_in(value)
     # to look into the length of a static cache, a tensor, would wait for the device
     return not isinstance(count, int) or count > 0
 
