@@ -305,6 +305,15 @@ def test_sequences_that_are_not_rows_first_are_refused() -> None:
         images[0](torch.zeros(1, 4, 2, 2))
 
 
+def test_kernels_that_would_not_see_virtual_tokens_are_refused() -> None:
+    model, _ = tiny("bert")
+    for kernel, window in (("flex_attention", None), ("flash_attention_2", 8)):
+        model.config._attn_implementation = kernel
+        model.config.sliding_window = window
+        with pytest.raises(TargetError, match=f"runs {kernel}, .* attn_implementation='sdpa'"):
+            attach(model, "deep")
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_refused() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
