@@ -162,8 +162,9 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
 
 def make_entry(model: nn.Module, state: ModelState, backbone: Backbone) -> None:
     """Let the calls of a model's entry be seen, from which the context of each is read."""
-    state.entry = model.get_submodule(backbone.entry(model))
-    rewrite(state.entry, state.holder, enters=True)
+    entry = model.get_submodule(backbone.entry(model))
+    rewrite(entry, state.holder, enters=True)
+    state.entry = entry
 
 
 def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:
