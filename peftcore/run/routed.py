@@ -198,16 +198,14 @@ class RoutedGroups(Routed):
         outs: list[tuple[Tensor, Any]] = []
         try:
             for i, rows in there:
-                self.holder.current = context.rows(rows if apart else everything, i)
-                if apart:
-                    a, k = (picked(given, rows, count, constants) for given in (args, kwargs))
-                    out = self.run_group(i, module, base, a, k)
-                else:
-                    out = self.run_group(i, module, base, args, kwargs)
-                    if len(there) == 1:
-                        return out
-                    out = picked(out, rows, count, frozenset())
-                outs.append((rows, out))
+                taken = rows if apart else everything
+                self.holder.current = context.rows(taken, i)
+                # copies, so that a module may write into what it is given
+                a, k = (picked(given, taken, count, constants) for given in (args, kwargs))
+                out = self.run_group(i, module, base, a, k)
+                if len(there) == 1:
+                    return out
+                outs.append((rows, out if apart else picked(out, rows, count, frozenset())))
         finally:
             self.holder.current = context
         return together(outs, count)

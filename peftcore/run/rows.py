@@ -74,7 +74,8 @@ class Rows:
             raise AttachError(
                 f"a module is given {x.shape[0]} rows where the model's call has {batch}, so that"
                 " they cannot have adapters of their own there: its first axis is not the rows of"
-                " the batch. Leave it out with exclude, or activate one adapter at a time."
+                " the batch, or it computes something once for all of them. Leave it out with"
+                " exclude, or activate one adapter at a time."
             )
         if x.dim() > 2 and x.shape[1] == batch:
             raise AttachError(
