@@ -176,6 +176,19 @@ def test_without_a_plugin_padding_is_seen_where_the_call_tells_of_it() -> None:
         peftcore.attach(torchs, "loreft", rank=1)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_edit_of_nested_tensors_is_refused() -> None:
+    pytest.importorskip("peftcore_loreft")
+    model, x = encoder()
+    peftcore.attach(model, "loreft", rank=2)
+    padding = torch.arange(7) > torch.tensor([[6], [4], [6], [5]])
+    with torch.no_grad(), pytest.raises(AttachError, match="set its use_nested_tensor to False"):
+        model(x, src_key_padding_mask=padding)
+    model.use_nested_tensor = False
+    with torch.no_grad():
+        assert model(x, src_key_padding_mask=padding).shape == x.shape
+
+
 def test_a_cache_of_states_tells_what_was_generated() -> None:
     pytest.importorskip("peftcore_loreft")
     transformers = pytest.importorskip("transformers")
