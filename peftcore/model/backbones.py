@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +16,7 @@ from peftcore.model.calls import arguments, padding_id, predicts_next, read_call
 from peftcore.model.context import Context
 from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.roles import check_role
-from peftcore.model.walk import CONTAINER
+from peftcore.model.walk import CONTAINER, argument_names
 from peftcore.registry.installed import installed, resolve_source
 
 
@@ -193,7 +192,7 @@ class Structural(Backbone):
         decoder's, nothing is said.
         """
         call = arguments(entry, args, kwargs)
-        if "decoder_input_ids" in inspect.signature(entry.forward).parameters:
+        if "decoder_input_ids" in argument_names(entry):
             return Context()
         causal = call.get("labels") is None or predicts_next(entry)
         return read_call(call, causal=causal, padding=padding_id(entry))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.model.context import Context
+from peftcore.model.walk import argument_names
 
 #: Arguments that hold the tokens: [B, L] as numbers, [B, L, d] as vectors.
 _TOKENS = ("input_ids", "inputs_embeds", "src")
@@ -25,15 +25,13 @@ _REAL = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 
 def arguments(entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a call of a module is given, by the names of its ``forward``."""
-    names = inspect.signature(entry.forward).parameters
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**dict(zip(argument_names(entry), args, strict=False)), **kwargs}
 
 
 def batch_of(entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     """Return the number of rows of a call: those of its tokens, else of the first tensor."""
-    names = inspect.signature(entry.forward).parameters
     call = arguments(entry, args, kwargs)
-    for name in (*_TOKENS, *names, *call):
+    for name in (*_TOKENS, *argument_names(entry), *call):
         value = call.get(name)
         if isinstance(value, Tensor) and value.dim() and name not in _NOT_OF_ROWS:
             return value.shape[0]
