@@ -39,8 +39,8 @@ class _InBlocks(Targeted):
             if kernel is not None:
                 raise TargetError(
                     f"{where} runs {kernel}, which computes by itself which tokens see which, so"
-                    " that virtual ones would not be seen. Load the model with"
-                    " attn_implementation='sdpa'."
+                    " that virtual ones would not be seen. Masks tell it in a model that is loaded"
+                    " with attn_implementation='sdpa'."
                 )
         blocks = {site.block for site in sites if site.role == "block"} - decoders
         if len(chosen) < len(blocks) and "position_bias" in argument_names(chosen[0].module):
