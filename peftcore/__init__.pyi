@@ -68,6 +68,7 @@ from peftcore.model.backbones import (
     backbone_of as backbone_of,
     build_on_meta as build_on_meta,
 )
+from peftcore.model.calls import padding_id as padding_id, read_call as read_call
 from peftcore.model.context import Context as Context
 from peftcore.model.globs import path_matches as path_matches
 from peftcore.model.layers import (

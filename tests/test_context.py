@@ -19,6 +19,7 @@ from peftcore import (
     MethodSpec,
     Piece,
     Placed,
+    PluginError,
     Reparam,
     Site,
     Transform,
@@ -152,6 +153,13 @@ def _plugin() -> Iterator[None]:
     with installed().with_plugin(spec, "context"):
         seen.clear()
         yield
+
+
+def test_a_need_that_is_not_known_is_the_plugins_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sees, "needs", ("mosk",))
+    _, model, _ = tiny("toy")
+    with pytest.raises(PluginError, match=r"its Sees needs 'mosk', .* Did you mean mask\?"):
+        peftcore.attach(model, "sees", kind="Sees")
 
 
 @pytest.mark.parametrize("kind", ["Sees", "SeesWeight", "SeesThrough", "SeesAround"])

@@ -10,7 +10,7 @@ from torch import nn
 from peftcore.adapter.plan import Plan, Selected
 from peftcore.adapter.state import STATE, Attached, ModelState, Swap
 from peftcore.adapter.statistics import Statistics
-from peftcore.adapter.switch import check_outside, check_unmerged, note_values, switch
+from peftcore.adapter.switch import check_outside, check_unmerged, make_entry, note_values, switch
 from peftcore.adapter.watch import Watch
 from peftcore.errors import AttachError
 from peftcore.model.survey import Survey
@@ -74,8 +74,7 @@ def _freeze(found: Survey, state: ModelState) -> None:
 def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
     holder, plan = state.holder, adapter.plan
     if state.entry is None and (adapter.uses_context or adapter.keeps):
-        state.entry = model.get_submodule(plan.backbone.entry(model))
-        rewrite(state.entry, holder, enters=True)
+        make_entry(model, state, plan.backbone)
     for item in plan.placed:
         exposed = [item.site.weight_name] if item.site.direct else []
         if exposed and item.site.layer.bias and item.piece.changes_bias:

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.adapter.unchanged import Unchanged
-from peftcore.errors import AttachError, PeftcoreError, PluginError, first_line
+from peftcore.errors import AttachError, PeftcoreError, PluginError, first_line, nearest
 from peftcore.method.examples import Examples
 from peftcore.method.method import Method, Methods
-from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform, trainable_dtype
+from peftcore.method.pieces import (
+    NEEDS,
+    Around,
+    Delta,
+    Piece,
+    Reparam,
+    Transform,
+    trainable_dtype,
+)
 from peftcore.method.placed import Placed
 from peftcore.model.layers import has_forward_of_its_own, layer_of
 from peftcore.model.sites import Site
@@ -177,6 +185,7 @@ class _Checks:
                 " Method.shared."
             )
         self._check_parts(site, method, piece)
+        self._check_needs(site, method, piece)
         if site.features is not None and not piece.sliceable:
             raise AttachError(
                 f"{method.name} cannot act at {site.name}: a {type(piece).__name__} edits a whole"
@@ -203,6 +212,21 @@ class _Checks:
                 f"{method.name} cannot act at {site.name}: the model reads the weight there and"
                 f" never calls the layer, and {type(piece).__name__} is no change of a weight."
                 " Leave it out with exclude."
+            )
+
+    def _check_needs(self, site: Site, method: Method, piece: Piece) -> None:
+        for need in piece.needs:
+            if need not in NEEDS:
+                raise PluginError(
+                    f"{_whose(method)}: its {type(piece).__name__} needs {need!r}, which is no need"
+                    f" that is known.{nearest(need, NEEDS)} There are: {', '.join(NEEDS)}."
+                )
+        first = self._found.tokens_first(site.path) if "rows-first" in piece.needs else None
+        if first is not None:
+            raise AttachError(
+                f"{method.name} cannot act at {site.name}: {first or 'the model'} has"
+                " batch_first=False, so that the first axis there is tokens and not the rows of a"
+                " batch. Build the model with batch_first=True, or leave it out with exclude."
             )
 
     def _check_parts(self, site: Site, method: Method, piece: Piece) -> None:

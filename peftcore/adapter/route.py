@@ -9,8 +9,9 @@ from torch import nn
 
 from peftcore.adapter.state import Attached, ModelState, state_of
 from peftcore.adapter.statistics import MARK
-from peftcore.adapter.switch import check_names, opened
+from peftcore.adapter.switch import check_names, make_entry, opened, wanted_by
 from peftcore.errors import AttachError
+from peftcore.run.rows import Rows
 from peftcore.run.settings import ByRow
 
 
@@ -41,13 +42,16 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
         raise AttachError("route(model, []) names no row; give one name, or None, for each.")
     for adapter in chosen:
         _check_called(adapter)
+        _check_rows_first(adapter)
         _check_statistics(state, adapter)
     index = [used.index(n) if n is not None else -1 for n in names]
     setting = ByRow(
-        used, index, _swaps(chosen), state.holder,
-        wanted=any(adapter.uses_context for adapter in chosen),
-    )  # fmt: skip
+        used, Rows(index, model.buffers), _swaps(chosen), state.holder, **wanted_by(chosen)
+    )
+    if state.entry is None and chosen:
+        make_entry(model, state, chosen[0].plan.backbone)
     with opened(state, setting, chosen):
+        state.holder.forget_batch()
         yield
 
 
@@ -64,6 +68,20 @@ def _check_called(adapter: Attached) -> None:
             f"adapter {adapter.name!r} cannot be routed: the model reads the weight of"
             f" {direct} directly, once for the whole batch."
         )
+
+
+def _check_rows_first(adapter: Attached) -> None:
+    """Refuse an adapter that acts where the first axis is tokens, so that its rows are unknown."""
+    found = adapter.plan.survey
+    paths = (*(p.site.path for p in adapter.placed), *(s.selected.info.path for s in adapter.swaps))
+    for path in dict.fromkeys(paths):
+        first = found.tokens_first(path)
+        if first is not None:
+            raise AttachError(
+                f"adapter {adapter.name!r} cannot be routed: at {path or 'the model'} the first"
+                f" axis is tokens and not rows, since {first or 'the model'} has batch_first=False."
+                " Build the model with batch_first=True."
+            )
 
 
 def _check_statistics(state: ModelState, adapter: Attached) -> None:

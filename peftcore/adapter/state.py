@@ -90,6 +90,8 @@ class Attached:
         self.is_in = False
         #: A piece of it uses the context of the call.
         self.uses_context = any(_uses_context(item.piece) for item in plan.placed)
+        #: What its pieces need of a call, to the name of a method.
+        self.needs = {need: item.label for item in plan.placed for need in item.piece.needs}
         #: A piece keeps something for the tokens of a sequence, so that its beginning must be seen.
         self.keeps = any(item.piece.serves_rows or item.piece.precomputes for item in plan.placed)
         self._by_label: dict[str, list[Placed]] = {}
@@ -264,7 +266,8 @@ class Attached:
 
 def _uses_context(piece: Piece) -> bool:
     through = isinstance(piece, Reparam) and piece.through_uses_context
-    return piece.uses_context or through or (isinstance(piece, Around) and piece.widens)
+    widens = isinstance(piece, Around) and piece.widens
+    return piece.uses_context or through or widens or bool(piece.needs)
 
 
 class ModelState:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.errors import AttachError, UnknownName, nearest
+from peftcore.model.backbones import Backbone
 from peftcore.run.holder import Block, Setting, owner
 from peftcore.run.program import Program
+from peftcore.run.rewriting import rewrite
 from peftcore.run.seat import seat_of
 from peftcore.run.settings import Chosen
 
@@ -18,7 +21,7 @@ from peftcore.run.settings import Chosen
 def switch(state: ModelState, names: tuple[str, ...]) -> None:
     """Make exactly these adapters active; only the modules that they touch are visited."""
     coming = [state.adapters[name] for name in names]
-    check_disjoint(coming)
+    check_together(coming)
     going = [state.adapters[n] for n in state.active if n in state.adapters]
     put_in(state, going, own=False)
     for module in modules_of((*going, *coming)):
@@ -60,8 +63,14 @@ def modules_of(adapters: Sequence[Attached]) -> list[nn.Module]:
     return list({id(m): m for adapter in adapters for m in adapter.modules_touched()}.values())
 
 
-def check_disjoint(chosen: Sequence[Attached]) -> None:
-    """Refuse adapters that hold values for the same base parameter."""
+def check_together(chosen: Sequence[Attached]) -> None:
+    """Refuse adapters that hold values for one base parameter, or one that goes with no other."""
+    alone = ((a, m) for a in chosen for m in a.methods if not m.composes)
+    for adapter, method in alone if len(chosen) > 1 else ():
+        raise AttachError(
+            f"{method.name} of adapter {adapter.name!r} goes with no other method; activate it"
+            " alone."
+        )
     owners: dict[str, str] = {}
     for adapter in chosen:
         for swap in adapter.swaps:
@@ -123,7 +132,8 @@ def activate(model: nn.Module, *names: str) -> None:
 
     Raises:
         UnknownName: the model has no adapter of that name.
-        AttachError: two of them hold values for the same base parameter, or one is merged.
+        AttachError: two of them hold values for the same base parameter, the method of one goes
+            with no other, or one is merged.
     """
     state = state_of(model)
     check_names(state, names)
@@ -135,7 +145,7 @@ def activate(model: nn.Module, *names: str) -> None:
         switch(state, tuple(names))
         return
     chosen = [state.adapters[name] for name in names]
-    check_disjoint(chosen)
+    check_together(chosen)
     check_alone(state, chosen)
     block.setting = _chosen(state, chosen)
     settle(state)
@@ -146,8 +156,23 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
     return Chosen(
         [adapter.name for adapter in adapters],
         state.holder,
-        wanted=any(adapter.uses_context for adapter in adapters),
+        **wanted_by(adapters),
     )
+
+
+def make_entry(model: nn.Module, state: ModelState, backbone: Backbone) -> None:
+    """Let the calls of a model's entry be seen, from which the context of each is read."""
+    entry = model.get_submodule(backbone.entry(model))
+    rewrite(entry, state.holder, enters=True)
+    state.entry = entry
+
+
+def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:
+    """Return what the pieces of adapters want of a call, for the setting that runs them."""
+    return {
+        "wanted": any(adapter.uses_context for adapter in adapters),
+        "needs": {need: who for adapter in adapters for need, who in adapter.needs.items()},
+    }
 
 
 def check_alone(state: ModelState, adapters: Sequence[Attached]) -> None:

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from peftcore.model.context import Context
 
+#: What a piece may need: each row is one sequence, padding is known where there is some, and the
+#: first axis is the rows.
+NEEDS = ("one-sequence", "mask", "rows-first")
+
 
 class Piece(nn.Module):
     """What a method puts at one site. Use one of the four kinds below.
@@ -39,6 +43,8 @@ class Piece(nn.Module):
     has_through: ClassVar[bool] = False
     precomputes: ClassVar[bool] = False
     widens: ClassVar[bool] = False
+    #: What it needs of every call and of its place, of :data:`NEEDS`; refused where it is lacking.
+    needs: tuple[str, ...] = ()
     #: Dtype of the tensors, known without looking for them in each forward.
     _dtype: torch.dtype = torch.float32
 

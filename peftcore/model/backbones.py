@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from peftcore.errors import ConfigError, PluginError, nearest
+from peftcore.model.calls import arguments, padding_id, predicts_next, read_call
 from peftcore.model.context import Context
 from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.roles import check_role
-from peftcore.model.walk import CONTAINER
+from peftcore.model.walk import CONTAINER, argument_names
 from peftcore.registry.installed import installed, resolve_source
 
 
@@ -183,6 +184,18 @@ class Structural(Backbone):
                 outputs.append(f"{path}.out_proj" if path else "out_proj")
         found = {"block": blocks, "attention": attention, "attention.output": outputs}
         return {role: tuple(paths) for role, paths in found.items() if paths}
+
+    def context(
+        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Context:
+        """Read what arguments of the usual names say; of two sequences, an encoder's and a
+        decoder's, nothing is said.
+        """
+        call = arguments(entry, args, kwargs)
+        if "decoder_input_ids" in argument_names(entry):
+            return Context()
+        causal = call.get("labels") is None or predicts_next(entry)
+        return read_call(call, causal=causal, padding=padding_id(entry))
 
     def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
         """Return the width of the first norm inside the module."""

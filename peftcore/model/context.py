@@ -1,7 +1,7 @@
 """What a piece may know of the batch that is running."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,16 @@ class Context:
         mask: [B, L] bool, True at real tokens among the L tokens of this call.
         prompt: [B, L] bool, True at the tokens of the prompt; edits of hidden states act there.
         generated: every token of this call was generated (a cached decoding step).
-        offset: number of tokens of each row that came in earlier calls and are in a cache.
+        offset: number of tokens of each row that came in earlier calls and are in a cache; 1 where
+            it holds some and does not tell how many.
         group: where a module runs for the rows of one routed adapter alone, the number of that
             adapter among those routed, -1 for the bare base; None where all rows run together.
+        sequences: [B, L] int, which of the sequences of its row a token is of, from 0; None where
+            the call tells of one a row.
+        unmasked: [] bool, rows begin or end with padding that no mask tells; None where nothing
+            of the kind could be seen.
+        window: how many tokens a token sees at most, where attention slides in every layer.
+        batch: number of rows of the call, where rows have adapters of their own.
     """
 
     mask: Tensor | None = None
@@ -26,8 +33,22 @@ class Context:
     generated: bool = False
     offset: int = 0
     group: int | None = None
+    sequences: Tensor | None = None
+    unmasked: Tensor | None = None
+    window: int | None = None
+    batch: int | None = None
+    _packed: bool | None = field(default=None, repr=False)
     _rows: dict[Any, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
     _kept: dict[Any, list[Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several sequences; in a compiled graph, whether one may."""
+        if self.sequences is None or torch.compiler.is_compiling():
+            return self.sequences is not None
+        if self._packed is None:
+            self._packed = bool(self.sequences.any())
+        return self._packed
 
     def keep(self, piece: nn.Module, value: Any) -> None:
         """Keep something of this call for ``peftcore_extra_loss`` of the piece's method.
@@ -54,14 +75,14 @@ class Context:
         group = self.group if group is None else group
         found = self._rows.get((id(index), group))
         if found is None:
-            part = Context(
-                None if self.mask is None else self.mask[index],
-                None if self.prompt is None else self.prompt[index],
-                self.generated,
-                self.offset,
-                group,
-                _kept=self._kept,
-            )
+
+            def picked(tensor: Tensor | None) -> Tensor | None:
+                return None if tensor is None else tensor[index]
+
+            part = replace(
+                self, mask=picked(self.mask), prompt=picked(self.prompt), group=group,
+                sequences=picked(self.sequences), _rows={},
+            )  # fmt: skip
             # the index is kept alive with its context: its id stays its own
             found = self._rows[id(index), group] = (index, part)
         return found[1]
@@ -76,13 +97,13 @@ class Context:
             count: their number.
         """
 
-        def wider(tensor: Tensor | None, value: bool) -> Tensor | None:
+        def wider(tensor: Tensor | None, value: int) -> Tensor | None:
             if tensor is None:
                 return None
             new = tensor.new_full((tensor.shape[0], count), value)
             return torch.cat([tensor[:, :at], new, tensor[:, at:]], dim=1)
 
-        mask, prompt = wider(self.mask, True), wider(self.prompt, False)
-        return Context(
-            mask, prompt, self.generated, self.offset, self.group, _kept=self._kept
+        return replace(
+            self, mask=wider(self.mask, True), prompt=wider(self.prompt, False),
+            sequences=wider(self.sequences, 0), _rows={},
         )  # fmt: skip

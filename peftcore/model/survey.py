@@ -102,12 +102,36 @@ class Survey:
                 found |= {f"{prefix}{site.weight_name}", f"{prefix}{site.bias_name}"}
         return found
 
+    @cached_property
+    def _tokens_first(self) -> list[str]:
+        return [
+            path
+            for path, module in self.modules.items()
+            if getattr(module, "batch_first", True) is False
+        ]
+
+    def tokens_first(self, path: str) -> str | None:
+        """Return a module around, inside, or in the block of a place that says that it takes
+        [tokens, rows, features]; None where there is none.
+        """
+        block = self._where[path].block
+        for other in self._tokens_first:
+            in_block = block is not None and block == self._where[other].block
+            if in_block or _within(path, other) or _within(other, path):
+                return other
+        return None
+
     def roles(self) -> dict[str, int]:
         """Count the sites of each role."""
         counts: dict[str, int] = {}
         for site in self.sites:
             counts[site.role] = counts.get(site.role, 0) + 1
         return counts
+
+
+def _within(path: str, other: str) -> bool:
+    """Tell whether a path is that of a module or of something inside of it."""
+    return not other or f"{path}.".startswith(f"{other}.")
 
 
 @dataclass(slots=True)

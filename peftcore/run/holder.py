@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 
 from peftcore.errors import AttachError
 from peftcore.model.backbones import Backbone
+from peftcore.model.calls import batch_of, tokens_in
 from peftcore.model.context import Context
+from peftcore.run.needs import check_needs
 from peftcore.run.recomputing import in_backward, keep, kept, parts
 
 
@@ -23,6 +27,10 @@ class Setting(Protocol):
 
     #: A piece that runs uses the context.
     wanted: bool
+    #: What the pieces need of a call, to the name of a method.
+    needs: Mapping[str, str]
+    #: Rows have adapters of their own, so that their number must be known.
+    by_row: bool
 
     def program(self, module: nn.Module) -> Any:
         """Return what runs at a rewritten module; None for the bare base."""
@@ -35,6 +43,8 @@ class Nothing:
     """The setting of a model that has no active adapter."""
 
     wanted = False
+    needs: Mapping[str, str] = MappingProxyType({})
+    by_row = False
 
     def program(self, module: nn.Module) -> None:
         """Return nothing: the bare base runs."""
@@ -156,6 +166,10 @@ class ContextHolder:
         self._lengths = lengths
         others = {key: value for key, value in _lengths.get().items() if key != id(self)}
         _lengths.set(others if lengths is None else {**others, id(self): lengths})
+
+    def forget_batch(self) -> None:
+        """Forget how many rows the last call in this thread or task had."""
+        self.current = replace(self.current, batch=None)
 
     def block(self) -> Block | None:
         """Return the innermost open block of this model in this thread or task."""
@@ -280,22 +294,38 @@ class ContextHolder:
         """Make the context of a call that is about to run, where a piece uses it."""
         if not any(_holds_tokens(value) for value in (*args, *kwargs.values())):
             self.sequence += 1
-        if not self.effective().wanted:
+        setting = self.effective()
+        batch = batch_of(entry, args, kwargs) if setting.by_row else None
+        if not setting.wanted:
+            if setting.by_row:
+                self.current = Context(batch=batch)
             return
         context = self.backbone.context(entry, args, kwargs)
+        context.batch = batch
+        check_needs(context, setting.needs)
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
-        if context.mask is not None and not context.generated:
-            if self.lengths is not None:
-                lengths = self._lengths_for(context.mask)
-                context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
-            elif self.columns is not None:
-                column = torch.arange(context.mask.shape[1], device=context.mask.device)
-                context.prompt = context.mask & (column + context.offset < self.columns)
+        if self.lengths is not None and not context.generated:
+            lengths = self._lengths_for(context)
+            assert context.mask is not None
+            context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
+        elif self.columns is not None and context.mask is not None and not context.generated:
+            column = torch.arange(context.mask.shape[1], device=context.mask.device)
+            context.prompt = context.mask & (column + context.offset < self.columns)
         self.current = context
 
-    def _lengths_for(self, mask: Tensor) -> Tensor:
+    def _lengths_for(self, context: Context) -> Tensor:
+        mask = context.mask
         assert self.lengths is not None
+        if mask is None or context.packed:
+            lacking = (
+                "nothing tells its tokens" if mask is None else "a row holds several sequences"
+            )
+            raise AttachError(
+                f"peftcore.prompt gives a length for each row, but {lacking} in this call. Give"
+                " rows of one sequence as input_ids or inputs_embeds, or the model a backbone"
+                " plugin whose context has the mask."
+            )
         times, rest = divmod(mask.shape[0], self.lengths.shape[0])
         if rest or not times:
             raise AttachError(
@@ -319,11 +349,8 @@ class ContextHolder:
 
 
 def _holds_tokens(value: Any) -> bool:
-    """Tell whether a value is a cache of keys and values that is not empty."""
-    length = getattr(value, "get_seq_length", None)
-    if length is None:
-        return False
-    count = length()
+    """Tell whether a value is a cache that is not empty."""
+    count = tokens_in(value)
     # to look into the length of a static cache, a tensor, would wait for the device
     return not isinstance(count, int) or count > 0
 

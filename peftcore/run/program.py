@@ -36,6 +36,8 @@ class Program:
         self.direct: list[Placed] = []
         for item in placed:
             self._add(item)
+        #: Some of them act when the module is called.
+        self.acts_on_call = len(self.direct) < len(placed)
         self.through = grouped(self.reparams)
         self.widening = [piece for piece in self.around if piece.widens]
 
@@ -306,6 +308,12 @@ def edit_first(value: Any, transform: Transform, context: Context) -> Any:
 
 def edited(hidden: Tensor, transform: Transform, context: Context) -> Tensor:
     """Return hidden states after a transform, shaped and typed as they came."""
+    if hidden.is_nested:
+        raise AttachError(
+            f"{type(transform).__name__}{_place(transform)} was given a nested tensor, which has no"
+            " rows of one length; torch's encoder makes one of padded rows in evaluation. Build it"
+            " with enable_nested_tensor=False, or set its use_nested_tensor to False."
+        )
     out = run_piece(transform, hidden, context)
     if out.shape != hidden.shape:
         raise misshapen(transform, out, hidden.shape)

@@ -44,21 +44,59 @@ class ClassKey(NamedTuple):
 
 
 class Pieces(nn.Module):
-    """The one child that a rewritten module gets; it holds the pieces of all adapters."""
+    """The one child that a rewritten module gets; it holds the pieces of all adapters.
+
+    Attributes:
+        seat: of the module.
+    """
+
+    seat: Seat | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_forgive_missing_pieces)
 
+    @property
+    def _forward_pre_hooks(self) -> dict[int, Callable[..., Any]]:  # type: ignore[override]
+        """Return a hook that does nothing while pieces act on the module's call.
+
+        torch's encoder layer has a fast path that reads the weights of its parts and calls none of
+        them. It is not taken where a module inside of it has hooks. A compiled graph never takes it
+        beside such pieces.
+        """
+        own: dict[int, Callable[..., Any]] = self.__dict__["_forward_pre_hooks"]
+        seat = self.seat
+        if not own or seat is None or torch.compiler.is_compiling() or _acts_on_call(seat):
+            return own
+        return {}
+
+    @_forward_pre_hooks.setter
+    def _forward_pre_hooks(self, hooks: dict[int, Callable[..., Any]]) -> None:
+        self.__dict__["_forward_pre_hooks"] = hooks
+
     @classmethod
-    def empty(cls) -> Pieces:
+    def empty(cls, seat: Seat) -> Pieces:
         """Return a new one; copying one that is empty costs a fifth of making one."""
         made = cls.__new__(cls)
+        made.__dict__["seat"] = seat
         plain, own = _empty()
         made.__dict__.update(plain)
         for name, value in own:
             made.__dict__[name] = value.copy()
         return made
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing, as a hook."""
+
+
+def _acts_on_call(seat: Seat) -> bool:
+    """Tell whether pieces that run now act on the call of a module and not on its weights."""
+    program = seat.program
+    if seat.holder.blocks:
+        module = next(item.site.module for placed in seat.placed.values() for item in placed)
+        program = seat.holder.program(module, program)
+    return program is not None and program.acts_on_call
 
 
 @functools.cache
@@ -287,11 +325,13 @@ def put(module: nn.Module, adapter: str, item: Placed) -> None:
     """Put a piece into a rewritten module; it runs once a program holds it."""
     container = module._modules.get(CONTAINER)
     if container is None:
-        container = module._modules[CONTAINER] = Pieces.empty()
+        container = module._modules[CONTAINER] = Pieces.empty(seat_of(module))
         container.__dict__["training"] = module.training
     child, piece = item.child(adapter), item.piece
     assert child not in container._modules
     container._modules[child] = piece
+    if not item.site.direct:
+        container.__dict__["_forward_pre_hooks"][0] = _nothing
     if piece.training is not module.training:
         if piece._modules or type(piece).train is not nn.Module.train:
             piece.train(module.training)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,30 +18,7 @@ from peftcore.model.walk import bare_class
 from peftcore.run.casting import run_as, run_piece
 from peftcore.run.holder import ContextHolder
 from peftcore.run.program import Program, add, edit_first
-
-
-class Rows:
-    """Which adapter serves each row, as tensors on the device of the batch."""
-
-    def __init__(self, index: Sequence[int]):
-        self.index = torch.tensor(index)
-        self._made: dict[tuple[int, torch.device], tuple[Tensor, list[Tensor]]] = {}
-
-    def of(self, count: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-        """Return ([B] index, rows of each group, those without an adapter first)."""
-        key = (count, device)
-        if key not in self._made:
-            times, rest = divmod(count, len(self.index))
-            if rest:
-                raise AttachError(
-                    f"{len(self.index)} adapters are routed, but a call has {count} rows: the batch"
-                    " is of another size, or the model computes something here once for all rows."
-                )
-            index = self.index.repeat_interleave(times).to(device)
-            top = int(self.index.max()) if len(self.index) else -1
-            groups = [(index == i).nonzero()[:, 0] for i in range(-1, top + 1)]
-            self._made[key] = (index, groups)
-        return self._made[key]
+from peftcore.run.rows import Rows, can_be_picked, heads_of, picked, together
 
 
 def routed(
@@ -76,11 +54,13 @@ class Routed:
     """
 
     direct: tuple[Placed, ...] = ()
+    acts_on_call = True
 
     def __init__(
         self, module: nn.Module, items: list[list[Placed]], swaps: list[dict[str, nn.Parameter]],
         rows: Rows, holder: ContextHolder,
     ):  # fmt: skip
+        self.module = module
         self.rows = rows
         self.holder = holder
         self.swaps = swaps
@@ -155,7 +135,7 @@ class RoutedDeltas(Routed):
         """Run the module, then add to each row what its adapter adds."""
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         out = base(module, *args, **kwargs)
-        index, groups = self.rows.of(x.shape[0], x.device)
+        index, groups = self.rows.of(x, context.batch)
         bank = self.bank(index)
         if bank is not None:
             return add(out, run_as(self._ones[0], bank, x), None, self._ones[0])
@@ -177,7 +157,7 @@ class RoutedOutputs(Routed):
         """Run the module, then let each adapter edit its rows."""
         out = base(module, *args, **kwargs)
         whole = out if isinstance(out, Tensor) else out[0]
-        index, groups = self.rows.of(whole.shape[0], whole.device)
+        index, groups = self.rows.of(whole, context.batch)
         bank = self.bank(index)
         if bank is not None:
             edit = partial(_edit_rows, bank, context)
@@ -194,34 +174,64 @@ class RoutedOutputs(Routed):
 
 
 class RoutedGroups(Routed):
-    """Any pieces at this module: it runs once for each adapter, on that adapter's rows."""
+    """Any pieces at this module: it runs once for each adapter, on that adapter's rows.
+
+    Where it cannot be told which of its arguments are rows, it runs on all rows for each adapter,
+    and that adapter's are taken from what comes out.
+    """
+
+    def __init__(self, module: nn.Module, *args: Any):
+        super().__init__(module, *args)
+        self._names = tuple(inspect.signature(bare_class(module).forward).parameters)[1:]
+        self._heads: set[int] | None = None
 
     def run_all(
         self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """Run each group of rows with its own pieces and values, and put the rows together."""
-        given = (*args, *kwargs.values())
-        if any(hasattr(value, "get_seq_length") for value in given):
+        x = self._stream(module, args, kwargs)
+        _, groups = self.rows.of(x, context.batch)
+        there = [(i, rows) for i, rows in enumerate(groups, start=-1) if len(rows)]
+        count, constants = x.shape[0], self.rows.constants
+        apart = len(there) > 1 and self._can_be_picked((args, kwargs), x, context.batch)
+        everything = self.rows.whole(count, x.device)
+        outs: list[tuple[Tensor, Any]] = []
+        try:
+            for i, rows in there:
+                taken = rows if apart else everything
+                self.holder.current = context.rows(taken, i)
+                # copies, so that a module may write into what it is given
+                a, k = (picked(given, taken, count, constants) for given in (args, kwargs))
+                out = self.run_group(i, module, base, a, k)
+                if len(there) == 1:
+                    return out
+                outs.append((rows, out if apart else picked(out, rows, count, frozenset())))
+        finally:
+            self.holder.current = context
+        return together(outs, count)
+
+    def _stream(self, module: nn.Module, args: Any, kwargs: Any) -> Tensor:
+        """Return what runs through the module: the first tensor that it is given."""
+        if any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values())):
             raise AttachError(
                 "rows of a batch cannot have adapters of their own at this"
                 f" {bare_class(module).__name__} while it writes to a cache of keys and values,"
                 " which has one place for all rows: pass use_cache=False."
             )
-        values = [v for v in given if isinstance(v, Tensor)]
-        count = values[0].shape[0]
-        _, groups = self.rows.of(count, values[0].device)
-        outs: list[tuple[Tensor, Any]] = []
-        try:
-            for i, rows in enumerate(groups, start=-1):
-                if len(rows) == 0:
-                    continue
-                a = _pick(args, rows, count)
-                k = _pick(kwargs, rows, count)
-                self.holder.current = context.rows(rows, i)
-                outs.append((rows, self.run_group(i, module, base, a, k)))
-        finally:
-            self.holder.current = context
-        return _together(outs, count)
+        named = (kwargs[name] for name in self._names if name in kwargs)
+        for value in (*args, *named, *kwargs.values()):
+            if isinstance(value, Tensor) and value.dim() and not isinstance(value, nn.Parameter):
+                return value
+        raise AttachError(
+            f"rows cannot be routed through a {bare_class(module).__name__} that is given no"
+            " tensor. Leave it out with exclude, or activate one adapter at a time."
+        )
+
+    def _can_be_picked(self, given: Any, x: Tensor, batch: int | None) -> bool:
+        if self._heads is None:
+            self._heads = heads_of(self.module)
+        batch = len(self.rows.index) if batch is None else batch
+        return can_be_picked(given, x, batch, self.rows.constants, self._heads)
 
 
 class RoutedReparams(RoutedGroups):
@@ -233,7 +243,7 @@ class RoutedReparams(RoutedGroups):
         """Run the module once, with the pieces of all rows around it."""
         first = next(iter(kwargs), "")
         x: Tensor = args[0] if args else kwargs[first]
-        index, _ = self.rows.of(x.shape[0], x.device)
+        index, _ = self.rows.of(x, context.batch)
         bank = self.bank(index)
         if bank is None:
             return super().run_all(context, module, base, args, kwargs)
@@ -248,39 +258,3 @@ class RoutedReparams(RoutedGroups):
 
 def _edit_rows(bank: Callable[..., Tensor], context: Context, hidden: Tensor) -> Tensor:
     return bank(hidden, context)
-
-
-def _pick(value: Any, rows: Tensor, count: int) -> Any:
-    """Take some rows of every tensor that has one entry for each row of the batch."""
-    if isinstance(value, Tensor):
-        return value[rows] if value.dim() > 0 and value.shape[0] == count else value
-    if type(value) in (tuple, list):
-        return type(value)(_pick(v, rows, count) for v in value)
-    if type(value) is dict:
-        return {k: _pick(v, rows, count) for k, v in value.items()}
-    return value
-
-
-def _together(outs: list[tuple[Tensor, Any]], count: int) -> Any:
-    first = outs[0][1]
-    if isinstance(first, Tensor):
-        if len({part.shape[1:] for _, part in outs}) > 1:
-            raise AttachError(
-                "rows of one batch came out in unequal lengths: some of their adapters add tokens."
-                " Give such rows batches of their own."
-            )
-        whole = first.new_empty(count, *first.shape[1:])
-        for rows, part in outs:
-            whole = whole.index_copy(0, rows, part.to(whole.dtype))
-        return whole
-    if isinstance(first, tuple | list):
-        columns = zip(*(part for _, part in outs), strict=True)
-        groups = [r for r, _ in outs]
-        return type(first)(
-            _together(list(zip(groups, column, strict=True)), count) for column in columns
-        )
-    if first is None:
-        return None
-    raise AttachError(
-        f"rows cannot be routed through a module that returns {type(first).__name__}."
-    )

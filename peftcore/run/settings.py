@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from peftcore.run.holder import ContextHolder
 from peftcore.run.program import Program
-from peftcore.run.routed import Rows, routed
+from peftcore.run.routed import routed
+from peftcore.run.rows import Rows
 from peftcore.run.seat import seat_of
 
 
 class Chosen:
     """The same adapters for all rows; none of them is the bare base."""
 
-    def __init__(self, names: Sequence[str], holder: ContextHolder, *, wanted: bool):
+    by_row = False
+
+    def __init__(
+        self, names: Sequence[str], holder: ContextHolder, *, wanted: bool, needs: Mapping[str, str]
+    ):
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
+        self.needs = needs
         self._programs: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -44,17 +50,20 @@ class ByRow:
 
     Attributes:
         names: the adapters that serve rows, each once.
-        reached: the modules that ran.
     """
 
+    by_row = True
+
     def __init__(
-        self, names: Sequence[str], index: Sequence[int],
+        self, names: Sequence[str], rows: Rows,
         swaps: dict[int, list[dict[str, nn.Parameter]]], holder: ContextHolder, *, wanted: bool,
+        needs: Mapping[str, str],
     ):  # fmt: skip
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
-        self._rows = Rows(index)
+        self.needs = needs
+        self._rows = rows
         self._swaps = swaps
         self._programs: dict[int, Any] = {}
 

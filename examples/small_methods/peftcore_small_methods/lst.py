@@ -46,6 +46,8 @@ class Side(Transform):
 
     def __init__(self, rungs: tuple[Rung, ...], width: int, config: LstConfig):
         super().__init__()
+        # its own attention goes over whole rows
+        self.needs = ("one-sequence", "mask", "rows-first")
         self.rungs = rungs  # in a tuple, so that they are no parts of this piece
         narrow, count = width // config.reduction, len(rungs)
         self.enter = nn.Linear(width, narrow)

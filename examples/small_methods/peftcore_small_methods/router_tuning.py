@@ -35,6 +35,8 @@ class Router(Around):
     def __init__(self, site: Site, level: str):
         super().__init__()
         self.level = level
+        if level == "sequence":
+            self.needs = ("one-sequence", "mask", "rows-first")
         self.router = nn.Parameter(torch.zeros(1, site.layer.in_features))
 
     def forward(self, call: Callable[..., Any], *args: Any, context: Context, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import peftcore
-from peftcore.errors import ConfigError, MergeError, PeftcoreError
+from peftcore.errors import AttachError, ConfigError, MergeError, PeftcoreError
 from peftcore.model.walk import base_modules
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
@@ -130,6 +130,10 @@ class Switched(OnToy):
         if not resolve(installed().methods[self.method].method).composes:
             with refused(ConfigError, f"{self.method} goes with no other method", model=model):
                 peftcore.attach(model, methods)
+            for name, chosen in zip("ab", methods, strict=True):
+                peftcore.attach(model, [chosen], name=name)
+            with pytest.raises(AttachError, match=f"{self.method} of adapter .* with no other"):
+                peftcore.activate(model, "a", "b")
             return
         adapter = peftcore.attach(model, methods)
         loss_of(model(**batch)).backward()

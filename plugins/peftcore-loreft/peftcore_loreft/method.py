@@ -12,7 +12,11 @@ from peftcore_loreft.rotation import Rotation
 
 
 class Reft(Targeted):
-    """One method of the ReFT family, Wu et al. 2024; its name chooses the formula."""
+    """One method of the ReFT family, Wu et al. 2024; its name chooses the formula.
+
+    Which tokens are padding is read from the call's mask. Without one, padding is seen where the
+    number of the padding token is that of no other, and refused; else it counts as real tokens.
+    """
 
     kinds = ("linear", "embedding", "norm", "module")
     needs_width = True

@@ -55,6 +55,7 @@ class Edit(Transform):
     """
 
     casts_itself = True
+    needs = ("mask", "rows-first")
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class Positions:
         prompt = prompt_of(hidden, context)
         if prompt is None:
             prompt = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+        if context.sequences is not None and context.packed:
+            return self._find_in_packed(prompt, context.sequences.to(prompt.device))
         length = prompt.sum(1, keepdim=True)
         rows, width = prompt.shape
         start = torch.arange(rows, device=prompt.device)[:, None] * width
@@ -75,6 +77,27 @@ class Positions:
             found.append(Slots(order.gather(1, place).flatten(), live.reshape(-1, 1)))
         both = Slots(*(torch.cat(pair) for pair in zip(*found, strict=True)))
         return {"prefix": found[0], "suffix": found[1], "both": both}
+
+    def _find_in_packed(self, prompt: Tensor, sequences: Tensor) -> dict[str, Slots]:
+        """Find the positions of each sequence of a row; every token has a slot.
+
+        Args:
+            prompt: [B, L] bool, the prompts' tokens.
+            sequences: [B, L] int, which of its row's sequences a token is of.
+        """
+        assert self._counts is not None
+        values = prompt.long()
+        lengths = torch.zeros_like(values).scatter_add(1, sequences, values)
+        earlier = lengths.cumsum(1) - lengths
+        number = values.cumsum(1) - earlier.gather(1, sequences) - 1  # within its prompt
+        length = lengths.gather(1, sequences)
+        tokens = torch.arange(prompt.numel(), device=prompt.device)
+        live = []
+        for count, place in zip(self._counts, (number, length - 1 - number), strict=True):
+            chosen = prompt & (place < (length // 2).clamp_max(count))
+            live.append(chosen.reshape(-1, 1))
+        first, last = (Slots(tokens, part) for part in live)
+        return {"prefix": first, "suffix": last, "both": Slots(tokens, live[0] | live[1])}
 
 
 def prompt_of(hidden: Tensor, context: Context) -> Tensor | None:

@@ -122,6 +122,30 @@ def test_answers_are_not_edited_in_training():
 
 
 @needs_llama
+@pytest.mark.parametrize("positions", ["f2+l2", "all"])
+def test_each_sequence_of_a_packed_row_is_edited_as_it_is_alone(positions):
+    model = llama()
+    peftcore.attach(model, "loreft", rank=2, positions=positions)
+    ids = torch.randint(2, 40, (1, 14), generator=torch.Generator().manual_seed(0))
+    places = torch.cat([torch.arange(8), torch.arange(6)])[None]
+    labels = ids.masked_fill(places < torch.tensor([4] * 8 + [3] * 6), -100)
+    with torch.no_grad():
+        packed = model(ids, position_ids=places, labels=labels, use_cache=False).logits
+        for part in (slice(8), slice(8, 14)):
+            alone = model(ids[:, part], labels=labels[:, part], use_cache=False).logits
+            torch.testing.assert_close(packed[:, part], alone)
+
+
+@needs_llama
+def test_padding_that_no_mask_tells_is_refused_where_it_can_be_seen():
+    model = llama()
+    peftcore.attach(model, "loreft", rank=2)
+    batch = prompts(7, 4, side="right")
+    with pytest.raises(AttachError, match=r"loreft counts real tokens, .* no attention_mask"):
+        model(batch["input_ids"])
+
+
+@needs_llama
 @pytest.mark.parametrize("name", ["loreft", "direft"])
 def test_gradient_checkpointing_gives_the_same_gradients(name):
     model = llama().train()

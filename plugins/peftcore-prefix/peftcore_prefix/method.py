@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prefix.config import PrefixConfig
-from peftcore_prefix.pieces import Encoder, Learned, Projected
+from peftcore_prefix.pieces import Encoder, Learned, Projected, runs_flash
 
 
 class Prefix(Targeted):
@@ -48,6 +48,13 @@ class Prefix(Targeted):
             raise TargetError(
                 f"{where} runs flex_attention, whose masks cannot be widened by a prefix. Load the"
                 " model with attn_implementation='sdpa'."
+            )
+        window = getattr(site.module, "sliding_window", getattr(config, "sliding_window", None))
+        if window is not None and runs_flash(site.module):
+            raise TargetError(
+                f"{where} runs flash attention, whose window of {window} tokens would slide over"
+                " the prefix too, so that later tokens do not see it. Load the model with"
+                " attn_implementation='sdpa', where the window is in the mask."
             )
 
     def _widths_at(self, site: Site) -> tuple[int, int]:

@@ -24,6 +24,8 @@ class InFront(Around):
     def __init__(self, attention: nn.Module, length: int):
         super().__init__()
         self.length = length
+        # other kernels are told by the mask which tokens of a row are of one sequence
+        self.needs = ("one-sequence",) if runs_flash(attention) else ()
         self.names = argument_names(attention)
         inner = attention.modules()
         self.causal = next((bool(m.is_causal) for m in inner if hasattr(m, "is_causal")), True)
@@ -141,3 +143,8 @@ def _joined(prefix: Tensor, states: Tensor) -> Tensor:
     rows, heads, _, width = states.shape
     front = prefix.to(states).view(-1, heads, width).transpose(0, 1)
     return torch.cat([front.expand(rows, -1, -1, -1), states], dim=2)
+
+
+def runs_flash(attention: nn.Module) -> bool:
+    """Tell whether an attention runs a kernel that computes windows and sequences by itself."""
+    return "flash" in str(getattr(getattr(attention, "config", None), "_attn_implementation", ""))

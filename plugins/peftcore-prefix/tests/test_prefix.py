@@ -389,6 +389,26 @@ def test_what_cannot_be_done_is_one_clear_error_before_any_change(
     assert [type(m) for m in bare.modules()] == classes
 
 
+def test_every_sequence_of_a_packed_row_sees_the_prefix_as_it_does_alone() -> None:
+    model = decoder()
+    perturb(tuned(model))
+    row, places = ids(1, 9), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]])
+    packed = model(row, position_ids=places, use_cache=False).logits[:, 5:]
+    torch.testing.assert_close(packed, model(row[:, 5:], use_cache=False).logits)
+
+
+def test_what_a_kernel_would_compute_without_the_prefix_is_refused() -> None:
+    windowed = decoder("gemma3")
+    windowed.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(TargetError, match=r"window of 4 tokens .* attn_implementation='sdpa'"):
+        tuned(windowed)
+    model = decoder()
+    model.config._attn_implementation = "flash_attention_2"
+    tuned(model)
+    with pytest.raises(AttachError, match="prefix needs one sequence in each row"):
+        model(ids(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False)
+
+
 def test_some_layers_alone_can_have_a_prefix() -> None:
     adapter = tuned(decoder(), targets={"roles": ["attention"], "layers": "last 1"})
     assert [item.site.path for item in adapter.placed] == ["model.layers.1.self_attn"]

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import prod, sqrt
 
-from torch import nn
-
 from peftcore import Site, Targeted, TargetError, argument_names, hookimpl
 from peftcore_prompt.config import EmbeddingPromptConfig, VptConfig
 from peftcore_prompt.pieces import Tokens, Wider, projection
@@ -37,11 +35,12 @@ class _InBlocks(Targeted):
                     f"{where} is a block of a decoder, whose cache has no place for its tokens."
                     " Choose the blocks of the encoder: stack, layers, or a path glob."
                 )
-            attention = [m for m in site.module.modules() if isinstance(m, nn.MultiheadAttention)]
-            if any(not m.batch_first for m in attention):
+            kernel = _kernel_that_masks(site)
+            if kernel is not None:
                 raise TargetError(
-                    f"{where} takes sequences as [tokens, rows, features]; tokens go into [rows,"
-                    " tokens, features]. Build the model with batch_first=True."
+                    f"{where} runs {kernel}, which computes by itself which tokens see which, so"
+                    " that virtual ones would not be seen. Masks tell it in a model that is loaded"
+                    " with attn_implementation='sdpa'."
                 )
         blocks = {site.block for site in sites if site.role == "block"} - decoders
         if len(chosen) < len(blocks) and "position_bias" in argument_names(chosen[0].module):
@@ -122,3 +121,14 @@ class Vpt(_InBlocks):
                 " and shallow tokens go from block to block. Write deep: true, or load the model"
                 " with layerdrop 0."
             )
+
+
+def _kernel_that_masks(site: Site) -> str | None:
+    """Return the kernel of a block's attention whose mask or window does not grow with tokens."""
+    for module in site.module.modules():
+        config = getattr(module, "config", None)
+        kernel = str(getattr(config, "_attn_implementation", ""))
+        window = getattr(module, "sliding_window", getattr(config, "sliding_window", None))
+        if "flex" in kernel or ("flash" in kernel and window is not None):
+            return kernel
+    return None

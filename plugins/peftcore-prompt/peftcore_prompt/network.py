@@ -74,6 +74,9 @@ class Prompted(Around):
     The network sees [P; X] (Lester et al. 2021, section 2). Where tokens come as ids, placeholders
     keep the places until they are embedded, so that the model's own way with ids, positions and
     padding goes on. In generation the prompt goes in once and stays in the cache.
+
+    Behind the class token it goes after the first token of a row, padding or not; before the row it
+    needs no mask, but the model sees padding that no mask tells as it does without a prompt.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Prompted(Around):
             first: gives the vectors to start from, [P, d].
         """
         super().__init__()
+        self.needs = ("one-sequence", "mask") if places.at else ("one-sequence",)
         self.prompt = nn.Parameter(torch.zeros(places.count, width))
         self.names = names
         self.places = places
@@ -106,12 +110,12 @@ class Prompted(Around):
             return context
         return context.widened(self.places.at, self.places.count)
 
-    def forward(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def forward(self, call: Callable[..., Any], *args: Any, context: Context, **kwargs: Any) -> Any:
         """Run the network; its outputs are those of the tokens that were given.
 
         Raises:
-            AttachError: the cache has a fixed size, the mask is not one of tokens, or the model
-                has too few positions.
+            AttachError: the cache has a fixed size, the mask is not one of tokens, the model has
+                too few positions, or its window is shorter than the row.
         """
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         name = "inputs_embeds" if given.get("input_ids") is None else "input_ids"
@@ -119,6 +123,7 @@ class Prompted(Around):
         cached = _cached(given.get("past_key_values"))
         length = tokens.shape[1] + (0 if cached else self.places.count)
         self._check_room(cached + length)
+        self._check_window(cached + length, context.window)
         mask = given.get("attention_mask")
         if mask is not None:
             given["attention_mask"] = self._mask(mask)
@@ -171,6 +176,15 @@ class Prompted(Around):
                 f"{needed} tokens, {self.places.count} virtual ones among them, are more than the"
                 f" {len(known)} positions of this model. Shorten the rows, or take fewer virtual"
                 " tokens."
+            )
+
+    def _check_window(self, needed: int, window: int | None) -> None:
+        if window is not None and needed - self.places.at > window:
+            raise AttachError(
+                f"{needed} tokens, {self.places.count} virtual ones among them, are more than the"
+                f" {window} over which attention slides in every layer of this model, so that the"
+                " last tokens would not see the prompt. Shorten the rows, or choose a method whose"
+                " vectors all tokens see, such as prefix."
             )
 
 

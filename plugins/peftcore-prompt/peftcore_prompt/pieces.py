@@ -24,6 +24,8 @@ class Wider(Around):
         leaves: they are taken out after the block.
     """
 
+    needs = ("one-sequence", "rows-first")
+
     def __init__(self, names: tuple[str, ...], at: int, count: int, *, enters: bool, leaves: bool):
         super().__init__()
         self.names = names

@@ -297,12 +297,21 @@ def test_sequences_that_are_not_rows_first_are_refused() -> None:
     model = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False
     )
-    with pytest.raises(TargetError, match="batch_first=True"):
+    with pytest.raises(AttachError, match=r"layers\.0\.self_attn has batch_first=False"):
         attach(model, "deep")
     images = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)) for _ in "ab")
     attach(images, "deep")
     with pytest.raises(AttachError, match="a tensor of 4 axes"):
         images[0](torch.zeros(1, 4, 2, 2))
+
+
+def test_kernels_that_would_not_see_virtual_tokens_are_refused() -> None:
+    model, _ = tiny("bert")
+    for kernel, window in (("flex_attention", None), ("flash_attention_2", 8)):
+        model.config._attn_implementation = kernel
+        model.config.sliding_window = window
+        with pytest.raises(TargetError, match=f"runs {kernel}, .* attn_implementation='sdpa'"):
+            attach(model, "deep")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -439,6 +439,33 @@ def test_a_mask_that_is_made_for_attention_is_refused() -> None:
         model(ids, attention_mask=torch.ones(1, 1, 4, 4, dtype=torch.bool))
 
 
+def test_several_sequences_in_a_row_and_padding_that_no_mask_tells_are_refused() -> None:
+    model, _ = prompted("llama")
+    ids, places = torch.full((1, 6), 7), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    numbers = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    for told in (
+        {"position_ids": places},
+        {"seq_idx": numbers},
+        {"cu_seqlens": torch.tensor([0, 3, 6])},
+    ):
+        with pytest.raises(AttachError, match="prompt needs one sequence in each row"):
+            model(ids, **told)
+    model, _ = prompted("bert")
+    with pytest.raises(AttachError, match=r"prompt counts real tokens, .* Give the mask"):
+        model(torch.tensor([[7, 8, 9], [7, 8, pad_of(model)]]))
+
+
+def test_rows_longer_than_a_window_that_slides_in_every_layer_are_refused() -> None:
+    if "mistral" not in installed().backbones:
+        pytest.skip("no installed plugin provides mistral")
+    model = tiny("mistral", "causal-lm")
+    model.config.sliding_window = 8
+    peftcore.attach(model, "prompt", num_virtual_tokens=5)
+    model(torch.full((1, 3), 7))
+    with pytest.raises(AttachError, match=r"9 tokens, 5 virtual ones .* the 8 over which"):
+        model(torch.full((1, 4), 7))
+
+
 def test_models_without_tokens_are_refused() -> None:
     with pytest.raises(TargetError, match=r"no network \(role model\) that takes tokens"):
         peftcore.plan(nn.Sequential(nn.Linear(2, 2)), "prompt", backbone="structural")

@@ -18,7 +18,9 @@ from peftcore import (
     device_of,
     layer_of,
     nearest,
+    padding_id,
     path_matches,
+    read_call,
     resolve_source,
 )
 from peftcore_transformers.pretrained import (
@@ -109,26 +111,9 @@ class TransformersBackbone(Backbone):
     def context(
         self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Context:
-        """Say which tokens of a call are real, which are the prompt's, and which were generated.
-
-        The prompt is every real token. Where a causal model gets labels, the prompt of a row ends
-        at its first label; a row whose first real token is labelled is a prompt throughout. A
-        single token on top of a cache was generated; several are a further part of a prompt.
-        """
+        """Say which tokens of a call are real, as :func:`peftcore.read_call` does."""
         call = {**dict(zip(self.positional, args, strict=False)), **kwargs}
-        tokens = call.get("input_ids")
-        if tokens is None:
-            tokens = call.get("inputs_embeds")
-        if tokens is None:
-            return Context()
-        cache = call.get("past_key_values")
-        cached = 0 if cache is None else cache.get_seq_length()
-        mask = _real_tokens(call.get("attention_mask"), tokens, cached)
-        # the length of a static cache is a tensor; to look into it would wait for the device
-        continued = not isinstance(cached, int) or cached > 0
-        generated = self.causal and continued and tokens.shape[1] == 1
-        prompt = _before_answer(mask, call.get("labels")) if self.causal else mask
-        return Context(mask, prompt, generated, cached if isinstance(cached, int) else 0)
+        return read_call(call, causal=self.causal, padding=padding_id(entry), window=_window(entry))
 
     # --- loading and building ----------------------------------------------------------------
 
@@ -325,25 +310,14 @@ def _has_own_parameter(module: nn.Module) -> bool:
     return bool(own - {id(p) for part in inside for p in part._parameters.values()})
 
 
-def _real_tokens(mask: Any, tokens: Tensor, cached: int | Tensor) -> Tensor:
-    """Return [B, L] bool, True at the real ones of the tokens of this call."""
-    rows, length = tokens.shape[:2]
-    if isinstance(mask, Mapping):  # one mask for each kind of attention; all know the padding
-        mask = next(iter(mask.values()))
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        return mask[:, -length:].bool()
-    if isinstance(mask, Tensor) and isinstance(cached, int) and cached == 0:
-        # [B, 1, L, keys], as generation with a static cache makes it: a real token sees itself
-        own = mask.flatten(0, -3).diagonal(0, -2, -1)[:, :length]
-        return (own == 0 if own.is_floating_point() else own.bool()).expand(rows, length)
-    return torch.ones(rows, length, dtype=torch.bool, device=tokens.device)
-
-
-def _before_answer(mask: Tensor, labels: Any) -> Tensor:
-    if not isinstance(labels, Tensor) or labels.shape != mask.shape:
-        return mask
-    before = mask & ((labels != -100).cumsum(1) == 0)
-    return torch.where(before.any(1, keepdim=True), before, mask)
+def _window(entry: nn.Module | None) -> int | None:
+    """Return how many tokens a token sees where attention slides in every layer, else None."""
+    config: Any = getattr(entry, "config", None)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not isinstance(window, int) or (kinds and set(kinds) != {"sliding_attention"}):
+        return None
+    return window
 
 
 def _parsed(options: Mapping[str, Any]) -> dict[str, Any]:
