@@ -17,7 +17,7 @@ from peftcore import Adapter
 from peftcore_train.batches import TrainingBatches
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress, shown
-from peftcore_train.rundir import ADAPTER, METRICS, Lines
+from peftcore_train.rundir import ADAPTER, METRICS, Lines, whole_run
 from peftcore_train.schedules import schedule
 from peftcore_train.schema import TrainSection
 from peftcore_train.signals import Stop
@@ -264,5 +264,5 @@ class Loop:
             self.save()
             raise Interrupted(
                 f"interrupted after step {self.position.step}; the state is saved. Go on with:"
-                f" peftcore train --resume {self.session.folder}"
+                f" peftcore train --resume {whole_run(self.session.folder)}"
             )

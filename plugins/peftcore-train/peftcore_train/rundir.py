@@ -46,13 +46,19 @@ def create(output: str | Path, name: str) -> Path:
     raise CheckpointError(f"{output} holds a thousand runs of this second.")
 
 
+def whole_run(folder: Path) -> Path:
+    """Return the run directory that a folder is, or is an arm of."""
+    return folder.parent if (folder.parent / CONFIG).is_file() else folder
+
+
 def unwritable(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for what a disk refused to take."""
+    """Return the error for what a disk refused to take of a run."""
     reason = getattr(error, "strerror", None) or error
-    return CheckpointError(
-        f"{path} cannot be written: {reason}. What was saved before is kept: make room, then go on"
-        " with peftcore train --resume."
-    )
+    run = whole_run(path if path.is_dir() else path.parent)
+    remedy = "Make room and start again."
+    if (run / CONFIG).is_file():
+        remedy = f"What was saved before is kept. Make room, then: peftcore train --resume {run}"
+    return CheckpointError(f"{path} cannot be written: {reason}. {remedy}")
 
 
 @contextmanager
