@@ -48,16 +48,21 @@ def create(output: str | Path, name: str) -> Path:
 
 def whole_run(folder: Path) -> Path:
     """Return the run directory that a folder is, or is an arm of."""
-    return folder.parent if (folder.parent / CONFIG).is_file() else folder
+    try:
+        arms = recipes.read(folder.parent / CONFIG).data.get("compare")
+    except ConfigError:
+        return folder  # what is there is no recipe
+    return folder.parent if isinstance(arms, dict) and folder.name in arms else folder
 
 
 def unwritable(path: Path, error: Exception) -> CheckpointError:
     """Return the error for what a disk refused to take of a run."""
     reason = getattr(error, "strerror", None) or error
-    run = whole_run(path if path.is_dir() else path.parent)
     remedy = "Make room and start again."
-    if (run / CONFIG).is_file():
-        remedy = f"What was saved before is kept. Make room, then: peftcore train --resume {run}"
+    for folder in (path, path.parent):
+        if (folder / CONFIG).is_file():
+            command = f"peftcore train --resume {whole_run(folder)}"
+            remedy = f"What was saved before is kept. Make room, then: {command}"
     return CheckpointError(f"{path} cannot be written: {reason}. {remedy}")
 
 
