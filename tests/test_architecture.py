@@ -190,6 +190,23 @@ def test_the_whole_chain_that_a_plugin_module_imports_is_light(folder: Path) -> 
             waiting += [f for f in chain if f.exists() and f not in seen]
 
 
+def test_a_plan_or_a_check_of_a_recipe_imports_no_metrics() -> None:
+    """torchmetrics takes seconds to import; only scoring needs it."""
+    train = ROOT / "plugins" / "peftcore-train"
+    entries = [train / "peftcore_train" / f"{name}.py" for name in ("planning", "reading")]
+    tasks = [f for p in PLUGINS for f in sources(p) if "tasks" in (f.stem, f.parent.name)]
+    waiting, seen = [*entries, *tasks], set()
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        for module in imported(file, at_import=True):
+            assert module.split(".")[0] != "torchmetrics", named(file)
+            place = ROOT / "plugins" / module.split(".")[0].replace("_", "-")
+            aim = (place / Path(*module.split("."))).with_suffix(".py")
+            waiting += [aim] if aim.exists() and aim not in seen else []
+    assert len(seen) > len(entries) + len(tasks)
+
+
 def test_no_file_is_long() -> None:
     files = [*CORE, *(f for p in PLUGINS for f in sources(p)), *(ROOT / "tools").glob("*.py")]
     lines = {named(f): len(f.read_text("utf-8").splitlines()) for f in files}

@@ -1,6 +1,7 @@
 """Checkpoints are whole or refused, and writing one never loses another."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -213,6 +214,19 @@ def test_saving_where_a_file_stands_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be written"):
         adapter.save(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_mode_that_the_umask_says(tmp_path: Path, mask: int) -> None:
+    model, _ = bare()
+    adapter = peftcore.attach(model, "probe")
+    before = os.umask(mask)
+    try:
+        adapter.save(tmp_path / "a")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()}
+    assert modes == {0o666 & ~mask}
 
 
 def test_other_files_in_the_directory_stay(saved: Path) -> None:

@@ -277,6 +277,15 @@ def test_plan_counts_the_head_apart() -> None:
     )
 
 
+def test_plan_takes_the_head_of_a_task() -> None:
+    pytest.importorskip("peftcore_protein")
+    found = planned(
+        "esm2-8m", "-m", "lora", "--head", "protein-symmetry", "--modules-to-save", "head"
+    )
+    # two layers on the pooled vector, 128 wide, and 18 classes
+    assert found["head"] == (320 * 128 + 128) + (128 * 18 + 18)
+
+
 def test_plan_of_two_methods_and_of_nested_settings() -> None:
     found = planned("bert-base-cased", "-m", "lora", "-m", "bitfit", "-s", "lora.rank=2")
     assert {line["method"] for line in found["lines"]} == {"lora", "bitfit"}

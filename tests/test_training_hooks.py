@@ -1,6 +1,7 @@
 """Methods that look at data first, add to the loss, act after a step, or learn at a rate apart."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import peftcore
 from peftcore import Examples, Method, MethodConfig, MethodSpec, hookimpl
+from peftcore.adapter.watch import STEPS
 from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.pieces import Delta
 from peftcore.registry.installed import installed
@@ -170,3 +172,30 @@ def test_a_penalty_does_not_hide_a_piece_that_never_ran() -> None:
     adapter.check_alive()  # the penalty gave all of them a gradient
     with pytest.raises(DeadPieceError, match=r"blocks.0.down.looking.shift and 1 more"):
         adapter.check_alive(slow)
+
+
+def trained(called: bool, steps: int, *, gathered: int = 1, fused: bool = False) -> list[str]:
+    """Train in a loop that calls hooks or none; return what it was warned of."""
+    _, model, batch = tiny("toy")
+    adapter = peftcore.attach(model, ["looking", "probe"], examples=Examples(batches(3)))
+    groups = adapter.parameter_groups(0.1) if called else adapter.parameters()
+    optimizer = torch.optim.AdamW(groups, fused=fused)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(1, steps + 1):
+            for _ in range(gathered):
+                loss = loss_of(model(**batch))
+                (loss + adapter.extra_loss() if called else loss).backward()
+            optimizer.step()
+            if called:
+                adapter.after_step(step, steps)
+            optimizer.zero_grad()
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loop_that_calls_no_hook_is_told_once(fused: bool) -> None:
+    assert not trained(False, 1, gathered=STEPS + 2, fused=fused)
+    (told,) = trained(False, 2 * STEPS + 2, fused=fused)
+    assert "parameter_groups(lr), extra_loss(), after_step(step, steps), where looking has" in told
+    assert not trained(True, STEPS + 2, fused=fused)

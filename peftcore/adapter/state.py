@@ -94,6 +94,8 @@ class Attached:
         self.needs = {need: item.label for item in plan.placed for need in item.piece.needs}
         #: A piece keeps something for the tokens of a sequence, so that its beginning must be seen.
         self.keeps = any(item.piece.serves_rows or item.piece.precomputes for item in plan.placed)
+        #: Training hooks that the loop has called so far, whether or not a method has them.
+        self.called: set[str] = set()
         self._by_label: dict[str, list[Placed]] = {}
         for item in plan.placed:
             self._by_label.setdefault(item.label, []).append(item)
@@ -144,7 +146,7 @@ class Attached:
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return factors of the learning rate for the parameters that have one other than 1."""
         found: dict[nn.Parameter, float] = {}
-        for method, call in self.methods.each("peftcore_learning_rates"):
+        for method, call in self._called("peftcore_learning_rates"):
             for item in self._placed_by(method):
                 tensors = dict(item.piece.named_parameters())
                 for name, factor in (call(site=item.site, piece=item.piece) or {}).items():
@@ -160,7 +162,7 @@ class Attached:
         Args:
             steps: number of steps of the whole run.
         """
-        for method, call in self.methods.each("peftcore_before_run"):
+        for method, call in self._called("peftcore_before_run"):
             call(placed=self._placed_by(method), steps=steps)
 
     def extra_loss(self) -> Tensor | float:
@@ -168,7 +170,7 @@ class Attached:
 
         Add it before ``backward``; ``peftcore train`` does so by itself.
         """
-        callers = self.methods.each("peftcore_extra_loss")
+        callers = self._called("peftcore_extra_loss")
         if not callers:
             return 0.0
         context = state_of(self.carrier()).holder.current
@@ -189,7 +191,7 @@ class Attached:
             step: number of the step that was taken, from 1.
             steps: number of steps of the whole run.
         """
-        callers = self.methods.each("peftcore_after_step")
+        callers = self._called("peftcore_after_step")
         if callers:
             with torch.no_grad():
                 for method, call in callers:
@@ -203,6 +205,10 @@ class Attached:
         with torch.no_grad():
             for method, call in self.methods.each("peftcore_after_run"):
                 call(placed=self._placed_by(method))
+
+    def _called(self, hook: str) -> list[tuple[Method, Callable[..., Any]]]:
+        self.called.add(hook)
+        return self.methods.each(hook)
 
     def _placed_by(self, method: Method) -> list[Placed]:
         return self._by_label.get(method.label, [])

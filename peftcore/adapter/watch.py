@@ -1,17 +1,38 @@
-"""Pieces that get no gradient are found after the first backward pass, in any loop."""
+"""What a loop leaves out without an error is found while it runs, whoever wrote it.
+
+Pieces that get no gradient are found after the first backward pass, training hooks that nobody
+calls after some steps.
+"""
 
 from __future__ import annotations
 
 import warnings
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from peftcore.adapter.state import Attached
+
+#: Optimiser steps after which hooks that were not called are told of.
+STEPS = 20
+#: Hooks that a loop calls, with what it calls on the adapter.
+_CALLS = {
+    "peftcore_learning_rates": "parameter_groups(lr)",
+    "peftcore_before_run": "before_run(steps)",
+    "peftcore_extra_loss": "extra_loss()",
+    "peftcore_after_step": "after_step(step, steps)",
+}
 
 
 class DeadPieceWarning(UserWarning):
     """A piece got no gradient in the first backward pass."""
+
+
+class UncalledHookWarning(UserWarning):
+    """A method has hooks of training, and the loop does not call them."""
 
 
 class Watch:
@@ -40,7 +61,7 @@ class Watch:
         self._waiting = waiting
         for name, parameter in self.adapter.named_parameters():
 
-            def seen(_: torch.Tensor, name: str = name) -> None:
+            def seen(_: Tensor, name: str = name) -> None:
                 if (handle := waiting.pop(name, None)) is not None:
                     handle.remove()
 
@@ -55,6 +76,8 @@ class Watch:
         for handle in dead.values():
             handle.remove()
         self._waiting.clear()
+        alive = (p for name, p in self.adapter.named_parameters() if name not in dead)
+        _await_hooks(self.adapter, next(alive))
         if not dead:
             return
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
@@ -65,3 +88,52 @@ class Watch:
             DeadPieceWarning,
             stacklevel=2,
         )
+
+
+def _await_hooks(adapter: Attached, parameter: nn.Parameter) -> None:
+    """Count the steps of a loop, and warn once of the training hooks that it does not call.
+
+    Args:
+        adapter: what is trained.
+        parameter: one of its parameters, which gets gradients.
+    """
+    if not any(adapter.methods.each(hook) for hook in _CALLS):
+        return
+    steps, version, gathered = 0, parameter._version, _reference(parameter.grad)
+
+    def passed(_: Tensor) -> None:
+        nonlocal steps, version, gathered
+        # a loop may gather gradients for as long as it likes; fused optimisers count no version
+        if parameter._version == version and gathered() is parameter.grad:
+            return
+        steps, version, gathered = steps + 1, parameter._version, _reference(parameter.grad)
+        if steps == STEPS:
+            handle.remove()
+            _tell_uncalled(adapter)
+
+    handle = parameter.register_post_accumulate_grad_hook(passed)
+
+
+def _reference(grad: Tensor | None) -> Callable[[], Tensor | None]:
+    return (lambda: None) if grad is None else weakref.ref(grad)
+
+
+def _tell_uncalled(adapter: Attached) -> None:
+    missing = {
+        hook: [method.label for method, _ in adapter.methods.each(hook)]
+        for hook in _CALLS
+        if hook not in adapter.called and adapter.methods.each(hook)
+    }
+    if "peftcore_learning_rates" in missing and not adapter.learning_rates():
+        del missing["peftcore_learning_rates"]  # every factor is 1
+    if not missing:
+        return
+    calls = ", ".join(_CALLS[hook] for hook in missing)
+    whose = ", ".join(dict.fromkeys(label for labels in missing.values() for label in labels))
+    warnings.warn(
+        f"adapter {adapter.name!r} was trained for {STEPS} steps without {calls}, where {whose} has"
+        " hooks: what they do is left out. Call them as in docs/how-to/own-loop.md; a Trainer of"
+        " transformers does so after add_training_hooks(trainer) of peftcore-transformers.",
+        UncalledHookWarning,
+        stacklevel=2,
+    )

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 plugin missing, 130 in
 
 from __future__ import annotations
 
+import errno
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,13 @@ class LazyGroup(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            # what no command foresees: a full disk, a name that is too long, no permission
+            if error.errno == errno.EPIPE:
+                raise  # the reader of a pipe has gone, which click ends quietly
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{error.strerror or error}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

@@ -34,7 +34,9 @@ _DTYPES = ("float32", "bfloat16", "float16")
     help="Field of the method, as YAML: rank=8, or lora.rank=8 where there are several. Of a"
     " recipe: methods[0].rank=8.",
 )  # fmt: skip
-@click.option("--head", help="Head of the model, such as sequence-classification.")
+@click.option(
+    "--head", help="Head of the model, or the task whose head it is: sequence-classification."
+)
 @click.option(
     "--num-labels", type=click.IntRange(min=1), help="Number of labels of a classification head."
 )
@@ -164,6 +166,10 @@ def _on_meta(source: str, head: str | None, options: dict[str, Any]) -> nn.Modul
 
     from peftcore.model.backbones import backbone_for_plan
 
+    task = installed().tasks.get(head or "")
+    if task is not None and task.model:
+        model: nn.Module = resolve(task.model)(head, source, options)
+        return model
     knows = backbone_for_plan(source)
     with torch.device("meta"):
         return knows.build(source, head=head or knows.default_head, **options)

@@ -127,6 +127,21 @@ class Backbone:
             model = self.build(source, head=head, **options)
         return Loaded(model, source=source)
 
+    def configuration(self, source: str, *, head: str = "none", **options: Any) -> Any:
+        """Return what the model of a source is configured as, without building it.
+
+        It is what the model's ``config`` would be; None where a family has none, or does not say.
+
+        Args:
+            source: as in :meth:`load_on_meta`.
+            head: as in :meth:`load`.
+            options: as in :meth:`load`.
+
+        Raises:
+            ConfigError: as in :meth:`load`, as far as this tells.
+        """
+        return None
+
     def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
         """Build a model with random weights (under the current default device).
 

@@ -32,7 +32,8 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
 #: Fields of specs that hold a reference.
 REFERENCE_FIELDS = (
-    "found", "config", "method", "backbone", "task", "resolve", "layer", "command", "plans",
+    "found", "config", "method", "backbone", "task", "model", "resolve", "layer", "command",
+    "plans",
 )  # fmt: skip
 
 

@@ -82,6 +82,10 @@ class TaskSpec(NamedTuple):
     """Reference to the pydantic model of the recipe's ``task`` section."""
     task: str
     """Reference to the class that implements it."""
+    model: str = ""
+    """Reference to what ``peftcore plan SOURCE --head TASK`` asks for the model of a task whose
+    head is its own: a function of the task's name, the source and options of loading that returns
+    a module on the meta device."""
     docs: str = ""
     """Where its documentation is, an address that ``peftcore show`` prints."""
 

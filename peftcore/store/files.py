@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,9 +24,10 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            handle, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            temporary.append(Path(part))
-            with os.fdopen(handle, "wb") as file:
+            # the mode is the umask's, as of any file that the user writes
+            part = folder / f".{name}.{secrets.token_hex(4)}"
+            temporary.append(part)
+            with part.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -24,11 +24,13 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             summary="Do two proteins interact? (Sledzieski et al. 2023)",
             config="peftcore_protein.tasks:PPIConfig",
             task="peftcore_protein.tasks:ProteinPPI",
+            model="peftcore_train.planning:model_of",
         ),
         TaskSpec(
             name="protein-symmetry",
             summary="Quaternary symmetry of a protein, 18 classes. (Sledzieski et al. 2023)",
             config="peftcore_protein.tasks:SymmetryConfig",
             task="peftcore_protein.tasks:ProteinSymmetry",
+            model="peftcore_train.planning:model_of",
         ),
     ]

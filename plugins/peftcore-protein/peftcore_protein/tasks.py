@@ -1,14 +1,12 @@
 """The two tasks of Sledzieski et al. 2023: do two proteins interact, and how is one symmetric."""
 
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric, MetricCollection, classification as tm
 from transformers import PreTrainedModel
 
 from peftcore import DataError, Loaded, Strict
@@ -16,9 +14,11 @@ from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
 from peftcore_protein.symmetry import SYMMETRIES, symmetry_target
 from peftcore_protein.tokens import tokenize
 from peftcore_train.data import Row
-from peftcore_train.metrics import MeanLoss
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import most_tokens, tokenizer_of
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 class ProteinConfig(Strict):
@@ -172,21 +172,12 @@ class ProteinPPI(ProteinTask):
             "count": torch.ones_like(target),
         }
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return accuracy, AUPR, precision, recall, F1, MCC and specificity."""
-        return MetricCollection(
-            {
-                "loss": MeanLoss(),
-                "accuracy": tm.BinaryAccuracy(),
-                "aupr": tm.BinaryAveragePrecision(),
-                "precision": tm.BinaryPrecision(),
-                "recall": tm.BinaryRecall(),
-                "f1": tm.BinaryF1Score(),
-                "mcc": tm.BinaryMatthewsCorrCoef(),
-                "specificity": tm.BinarySpecificity(),
-            },
-            compute_groups=False,
-        )
+        # seconds of imports, which nothing but scoring needs
+        from peftcore_protein.metrics import interaction_metrics
+
+        return interaction_metrics()
 
     def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
         """Return the label and the probability of interaction."""
@@ -250,23 +241,12 @@ class ProteinSymmetry(ProteinTask):
             "count": torch.full_like(target[:, 0], target.shape[1]),
         }
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return macro metrics of the 18 classes, and AUPR, accuracy and F1 of each."""
-        classes = len(SYMMETRIES)
-        metrics: Mapping[str, Metric] = {
-            "loss": MeanLoss(),
-            "accuracy": tm.MulticlassAccuracy(classes, average="macro"),
-            "aupr": _MulticlassAUPR(classes, average="macro"),
-            "precision": tm.MulticlassPrecision(classes, average="macro"),
-            "recall": tm.MulticlassRecall(classes, average="macro"),
-            "f1": tm.MulticlassF1Score(classes, average="macro"),
-            "mcc": tm.MulticlassMatthewsCorrCoef(classes),
-            "specificity": tm.MulticlassSpecificity(classes, average="macro"),
-            "class_accuracy": tm.MulticlassAccuracy(classes, average=None),
-            "class_aupr": _MulticlassAUPR(classes, average=None),
-            "class_f1": tm.MulticlassF1Score(classes, average=None),
-        }
-        return MetricCollection(dict(metrics), compute_groups=False)
+        # as above
+        from peftcore_protein.metrics import symmetry_metrics
+
+        return symmetry_metrics(len(SYMMETRIES))
 
     def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
         """Return the likeliest class and the probability of every class."""
@@ -279,16 +259,6 @@ class ProteinSymmetry(ProteinTask):
             }
             for row in chances
         ]
-
-
-class _MulticlassAUPR(tm.MulticlassAveragePrecision):
-    """Average precision; a class that no row has does not count, and that is no news."""
-
-    def compute(self) -> Tensor:  # type: ignore[override]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            value: Tensor = super().compute()
-        return value
 
 
 def class_names() -> list[str]:

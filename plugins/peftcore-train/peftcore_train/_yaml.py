@@ -26,6 +26,10 @@ class Origin(NamedTuple):
     shown_as: str = ""
 
 
+#: What a recipe may hold: characters, values once aliases are spelled out, levels, digits.
+_CHARACTERS, _VALUES, _LEVELS, _DIGITS = 2**20, 20_000, 32, 100
+#: The parser in C, where PyYAML was built with it, takes a tenth of the time.
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)"
@@ -40,7 +44,7 @@ _TAGS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_Safe):  # type: ignore[misc]
     """Resolves the scalars of YAML 1.2's core schema; dates and `yes` stay text."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
@@ -64,9 +68,15 @@ def read(text: str, file: str) -> tuple[Any, dict[Loc, Origin]]:
     """Read YAML into plain data and the place of each part.
 
     Raises:
-        ConfigError: not YAML, a key given twice, a tag, or a value that holds itself.
+        ConfigError: not YAML, a key given twice, a tag, a value that holds itself, or more than a
+            recipe may hold.
     """
+    if len(text) > _CHARACTERS:
+        raise ConfigError(
+            f"{file}: {len(text):,} characters; a recipe has at most {_CHARACTERS:,}."
+        )
     try:
+        _check_size(text, file)
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -79,6 +89,23 @@ def read(text: str, file: str) -> tuple[Any, dict[Loc, Origin]]:
     return (None if node is None else _build(node, file, (), origins, ())), origins
 
 
+def _check_size(text: str, file: str) -> None:
+    """Raise ConfigError for more values or levels than building them should meet."""
+    values = level = 0
+    for event in yaml.parse(text, _Loader):
+        values += isinstance(event, yaml.NodeEvent)
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
+        _check_bounds(values, level, f"{file}:{event.start_mark.line + 1}")
+
+
+def _check_bounds(values: int, level: int, where: str) -> None:
+    if level > _LEVELS:
+        raise ConfigError(f"{where}: more than {_LEVELS} levels, one inside another.")
+    if values > _VALUES:
+        raise ConfigError(f"{where}: more than {_VALUES:,} values, those of aliases among them.")
+
+
 def _build(
     node: yaml.Node, file: str, loc: Loc, origins: dict[Loc, Origin], above: tuple[int, ...]
 ) -> Any:
@@ -86,6 +113,7 @@ def _build(
     origins.setdefault(loc, Origin(f"{file}:{line}", line))
     if id(node) in above:
         raise ConfigError(f"{file}:{line}: this value holds itself.")
+    _check_bounds(len(origins), len(above), f"{file}:{line}")
     above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
         return [_build(n, file, (*loc, i), origins, above) for i, n in enumerate(node.value)]
@@ -120,6 +148,8 @@ def _scalar(node: yaml.Node, where: str) -> Any:
     if not _TAGS[tag].fullmatch(text):
         raise ConfigError(f"{where}: {text!r} is not a {tag.rpartition(':')[2]}.")
     if tag.endswith("int"):
+        if len(text) > _DIGITS:
+            raise ConfigError(f"{where}: an integer of {len(text):,} digits.")
         return int(text)
     if tag.endswith("float"):
         return float(re.sub(r"\.(?=[a-z])", "", text.lower()))

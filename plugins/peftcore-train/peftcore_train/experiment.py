@@ -3,17 +3,22 @@
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftcore import ConfigError, DataError
+from peftcore import CheckpointError, ConfigError, DataError, PeftcoreError
 from peftcore_train import recipes, rundir
+from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress
+from peftcore_train.rundir import locked
 from peftcore_train.schema import Job, anchored, jobs_of, read_recipe
 from peftcore_train.signals import stop_on_signals
 
 Results = dict[str, dict[str, Any]]
+#: Key of the sentence that an arm ended with, in place of its results.
+FAILED = "failed"
 
 
 def start(
@@ -55,15 +60,36 @@ def resume(folder: Path, progress: Progress) -> tuple[Path, Results]:
     return folder, _run(jobs_of(recipes.read(folder / rundir.CONFIG)), folder, progress)
 
 
+def failures(results: Results) -> dict[str, str]:
+    """Return the arms that failed, each with its sentence."""
+    return {arm: result[FAILED] for arm, result in results.items() if FAILED in result}
+
+
+def check_arms(folder: Path, results: Results) -> None:
+    """Raise TrainingError where an arm failed."""
+    if failed := failures(results):
+        raise TrainingError(
+            f"{len(failed)} of {len(results)} arms failed: {', '.join(failed)}. peftcore train"
+            f" --resume {folder} tries them again."
+        )
+
+
 def jobs_in(folder: Path) -> list[tuple[Job, Path]]:
     """Return the recipes of a run directory, resolved, with the folder of each.
+
+    Arms that failed are left out.
 
     Raises:
         ConfigError: the folder is no run directory, or an arm has not begun.
     """
     rundir.check_run(folder)
     found = []
-    for job in jobs_of(recipes.read(folder / rundir.CONFIG)):
+    jobs = jobs_of(recipes.read(folder / rundir.CONFIG))
+    ended = folder / rundir.RESULTS
+    if len(jobs) > 1 and ended.is_file():
+        failed = failures(rundir.read_json(ended).get("arms", {}))
+        jobs = [job for job in jobs if job.arm not in failed]
+    for job in jobs:
         place = folder / job.arm
         rundir.check_run(place)
         (own,) = jobs_of(recipes.read(place / rundir.CONFIG))
@@ -79,7 +105,7 @@ def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
     started = time.monotonic()
     join(jobs[0].recipe.train)
     results: Results = {}
-    with stop_on_signals() as stop:
+    with locked(folder) if is_main() else nullcontext(), stop_on_signals() as stop:
         left = [job for job in jobs if not (folder / job.arm / rundir.RESULTS).exists()]
         if left and len(jobs) > 1:
             rehearse(left)
@@ -92,7 +118,13 @@ def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
             if job.arm:
                 progress.log = None
                 progress.say(f"--- {job.arm}")
-            results[job.arm] = rundir.finite(run(job, place, stop, progress))
+            try:
+                results[job.arm] = rundir.finite(run(job, place, stop, progress))
+            except PeftcoreError as error:
+                if not job.arm or isinstance(error, Interrupted | CheckpointError):
+                    raise  # there are no others, or they would end the same way
+                results[job.arm] = {FAILED: str(error)}
+                progress.say(f"{job.arm} failed: {error}")
     if any(results) and is_main():
         summary = {"name": jobs[0].recipe.name, "arms": results}
         seconds = {"time": {"total_seconds": round(time.monotonic() - started, 2)}}

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 import peftcore
-from peftcore import Adapter
+from peftcore import Adapter, CheckpointError
 from peftcore_train.batches import TrainingBatches
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress, shown
-from peftcore_train.rundir import ADAPTER, METRICS, Lines
+from peftcore_train.rundir import ADAPTER, METRICS, Lines, unwritable, whole_run
 from peftcore_train.schedules import schedule
 from peftcore_train.schema import TrainSection
 from peftcore_train.signals import Stop
@@ -232,14 +232,22 @@ class Loop:
             position.best = Best(position.epoch + 1, position.step, scores)
             position.waited = 0
             if self.accelerator.is_main_process:
-                extra = {"recipe": self.session.description}
-                peftcore.save(self.adapter, self.session.folder / ADAPTER, extra=extra)
+                self._save_adapter()
         else:
             position.waited += 1
         mark = " (best)" if better else ""
         self.progress.say(
             f"epoch {position.epoch + 1}: train loss {loss:.4f}, validation {shown(scores)}{mark}"
         )
+
+    def _save_adapter(self) -> None:
+        place = self.session.folder / ADAPTER
+        try:
+            peftcore.save(self.adapter, place, extra={"recipe": self.session.description})
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise unwritable(place, error.__cause__) from error
 
     def _better(self, value: float, before: float) -> bool:
         return value > before if self.greater else value < before
@@ -264,5 +272,5 @@ class Loop:
             self.save()
             raise Interrupted(
                 f"interrupted after step {self.position.step}; the state is saved. Go on with:"
-                f" peftcore train --resume {self.session.folder}"
+                f" peftcore train --resume {whole_run(self.session.folder)}"
             )

@@ -15,10 +15,6 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities import dim_zero_cat
 
-#: Metrics of one label among several, and those that two labels have besides.
-CLASSIFICATION = {"loss": False, "accuracy": True, "f1": True, "mcc": True}
-BINARY = {"auroc": True, "average_precision": True}
-
 
 class MeanLoss(Metric):
     """Sum of the rows' losses over the sum of what they count.
@@ -105,6 +101,14 @@ def classification_metrics(labels: int) -> MetricCollection:
         metrics["auroc"] = PositiveAUROC()
         metrics["average_precision"] = PositiveAveragePrecision()
     return MetricCollection(metrics, compute_groups=False)
+
+
+def token_metrics() -> MetricCollection:
+    """Return loss and perplexity of a token, and the share predicted right."""
+    return MetricCollection(
+        {"loss": MeanLoss(), "perplexity": Perplexity(), "accuracy": MeanCorrect()},
+        compute_groups=False,
+    )
 
 
 def computed(metrics: MetricCollection) -> dict[str, float]:

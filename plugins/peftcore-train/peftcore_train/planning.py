@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from peftcore import Loaded, Plan
+from peftcore import Loaded, Plan, backbone_for_plan, installed, resolve
 from peftcore_train import building
 from peftcore_train.batches import lengths_of
-from peftcore_train.running import Rows, read_data
+from peftcore_train.reading import Rows, read_data
 from peftcore_train.schema import Job, load_jobs
 from peftcore_train.task import Task
 
@@ -34,6 +35,25 @@ def plans_of(file: str, settings: Sequence[str] = ()) -> dict[str, Plan]:
         model, loaded = building.load_model(job, task, on_meta=True)
         plans[job.arm] = building.plan(job, task, model, loaded)
     return plans
+
+
+def model_of(task: str, source: str, options: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a task whose head depends on no data, on the meta device.
+
+    Args:
+        task: name of the task, taken with its defaults.
+        source: a named size, or a source of weights, which are not read.
+        options: of loading, besides the task's own.
+
+    Raises:
+        ConfigError: nothing knows the source, or it does not fit the task.
+    """
+    spec = installed().find("tasks", task)
+    made: Task = resolve(spec.task)(resolve(spec.config)())
+    knows = backbone_for_plan(source)
+    with torch.device("meta"):
+        model = knows.build(source, head=made.head, **{**made.load_options(), **options})
+        return made.build(Loaded(model, source=source))
 
 
 @dataclass

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from peftcore_train.rundir import append
+
 
 class Progress:
     """Says how a run goes, on stderr and in its log.
@@ -31,8 +33,7 @@ class Progress:
         if self.silent:
             return
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append(self.log, line + "\n")
         if self.quiet:
             return
         if self._bar is not None:

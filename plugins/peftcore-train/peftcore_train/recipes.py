@@ -28,6 +28,7 @@ from peftcore import (
 )
 from peftcore_train import _yaml
 from peftcore_train._yaml import Loc as Loc, Origin as Origin
+from peftcore_train.paths import PathText
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,15 +36,23 @@ M = TypeVar("M", bound=BaseModel)
 _SCALAR_ERRORS = ("int_type", "float_type", "bool_type", "string_type")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Words of pydantic for what YAML calls otherwise.
-_WORDS = {"a valid tuple": "a list", "a valid dictionary": "a mapping", "an object": "a mapping"}
+_WORDS = {
+    "a valid tuple": "a list",
+    "tuple should": "list should",
+    "a valid dictionary": "a mapping",
+    "an object": "a mapping",
+}
+#: Methods of one recipe, and arms of one comparison.
+_METHODS, _ARMS = 32, 100
+#: Problems that are shown at once.
+_SHOWN = 20
 _STEP = re.compile(r"([^.\[\]=]+)|\[(\d+)\]")
 
 
 class BackboneSection(Strict):
     """The pretrained model to tune."""
 
-    source: str = Field(
-        min_length=1,
+    source: PathText = Field(
         description="A folder, a name that the family's `from_pretrained` takes, or a named"
         " source such as `samples/minilm`.",
     )
@@ -59,7 +68,8 @@ class Arm(Strict):
     """One of several sets of methods that a recipe trains one after another."""
 
     methods: tuple[dict[str, Any], ...] = Field(
-        description="Methods with their configuration; an empty list trains the head alone."
+        max_length=_METHODS,
+        description="Methods with their configuration; an empty list trains the head alone.",
     )
     set: dict[str, Any] = Field(
         {}, description="Changes of this arm, as for `--set`: `train.learning_rate: 1e-3`."
@@ -75,6 +85,7 @@ class Recipe(Strict):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     backbone: BackboneSection = Field(description="The pretrained model to tune.")
     methods: tuple[dict[str, Any], ...] = Field(
+        max_length=_METHODS,
         description="Methods with their configuration: `{method: lora, rank: 8}` or `lora`."
         " An empty list trains the head alone.",
     )
@@ -89,6 +100,8 @@ class Recipe(Strict):
     def _can_name_a_folder(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError("use letters, digits, - and _ only")
+        if len(name) > 200:
+            raise ValueError("use at most 200 letters")
         return name
 
 
@@ -144,6 +157,8 @@ class Problems:
         if not self._found:
             return
         lines = [text for text, _ in sorted(self._found.items(), key=lambda item: item[1][0])]
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more."]
         missing = any(issubclass(kind, UnknownName) for _, kind in self._found.values())
         raise (UnknownName if missing else ConfigError)(lines)
 
@@ -215,6 +230,10 @@ def arms(document: Document, found: Problems) -> Iterator[tuple[str, Document]]:
     compare = document.data["compare"]
     if not isinstance(compare, dict) or not compare:
         found.add(document, ("compare",), "compare: name at least one arm, as NAME: [methods].")
+        return
+    if len(compare) > _ARMS:
+        sentence = f"compare: {len(compare):,} arms; one recipe compares at most {_ARMS}."
+        found.add(document, ("compare",), sentence)
         return
     for name, value in compare.items():
         loc: Loc = ("compare", name)
@@ -306,7 +325,7 @@ def check_methods(document: Document, found: Problems) -> None:
     methods = document.data.get("methods")
     if not isinstance(methods, list):
         return
-    for i, choice in enumerate(methods):
+    for i, choice in enumerate(methods[:_METHODS]):
         loc: Loc = ("methods", i)
         if not isinstance(choice, dict):
             continue

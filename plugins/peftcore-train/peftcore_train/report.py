@@ -10,12 +10,15 @@ Results = dict[str, dict[str, Any]]
 
 def print_results(results: Results) -> None:
     """Print one line for each arm: what was trained, how well it does, how long it took."""
-    metric = next(iter(results.values()))["metric"]
+    metric = next((r["metric"] for r in results.values() if "metric" in r), "")
     table = Table()
     table.add_column("method")
     for name in ("trainable", "percent", f"validation {metric}", f"test {metric}", "seconds"):
         table.add_column(name, justify="right")
     for arm, result in results.items():
+        if "metric" not in result:
+            table.add_row(arm, *["failed"] * 5)
+            continue
         counts = result["parameters"]
         table.add_row(
             arm or "+".join(m["method"] for m in result["methods"]) or "head alone",

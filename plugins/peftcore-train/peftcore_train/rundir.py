@@ -6,12 +6,20 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from peftcore import CheckpointError, ConfigError, installed
 from peftcore_train import recipes
+from peftcore_train.errors import TrainingError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 CONFIG, RESULTS, METRICS, LOG = "config.yaml", "results.json", "metrics.jsonl", "log.txt"
 ENVIRONMENT, ADAPTER = "environment.json", "adapter"
@@ -38,14 +46,84 @@ def create(output: str | Path, name: str) -> Path:
     raise CheckpointError(f"{output} holds a thousand runs of this second.")
 
 
+def whole_run(folder: Path) -> Path:
+    """Return the run directory that a folder is, or is an arm of."""
+    try:
+        arms = recipes.read(folder.parent / CONFIG).data.get("compare")
+    except ConfigError:
+        return folder  # what is there is no recipe
+    return folder.parent if isinstance(arms, dict) and folder.name in arms else folder
+
+
+def unwritable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for what a disk refused to take of a run."""
+    reason = getattr(error, "strerror", None) or error
+    remedy = "Make room and start again."
+    for folder in (path, path.parent):
+        if (folder / CONFIG).is_file():
+            command = f"peftcore train --resume {whole_run(folder)}"
+            remedy = f"What was saved before is kept. Make room, then: {command}"
+    return CheckpointError(f"{path} cannot be written: {reason}. {remedy}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run directory to this process.
+
+    The system lets go when the process ends, however it ends. Where there are no such locks, as on
+    Windows and some network file systems, nobody is kept out.
+
+    Raises:
+        TrainingError: another process trains there.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"{folder} is being trained by another process. Wait for its end, or start a run"
+                " of its own."
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, whole."""
+    """Write a file so that a kill leaves the old one or the new one, whole.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def append(path: Path, line: str) -> None:
+    """Write a line at the end of a file.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -123,10 +201,9 @@ class Lines:
         """Append one record as a line of JSON."""
         if not self.writes:
             return
-        line = (json.dumps(finite(record)) + "\n").encode()
-        with self.path.open("ab") as file:
-            file.write(line)
-        self.size += len(line)
+        line = json.dumps(finite(record)) + "\n"
+        append(self.path, line)
+        self.size += len(line.encode())
 
 
 def write_config(folder: Path, data: dict[str, Any]) -> None:

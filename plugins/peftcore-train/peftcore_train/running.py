@@ -9,24 +9,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 from torch import nn
 
 import peftcore
-from peftcore import Adapter, CheckpointError, ConfigError, Loaded, Plan, nearest
+from peftcore import Adapter, CheckpointError, Loaded, Plan
 from peftcore_train import building, processes, rundir, state
 from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
-from peftcore_train.data import Row
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
 from peftcore_train.progress import Progress, shown
+from peftcore_train.reading import read_data
 from peftcore_train.schema import SPLITS, Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
-
-Rows = dict[Split, list[Row]]
 
 
 @dataclass
@@ -40,23 +37,6 @@ class Prepared:
     features: dict[Split, list[Features]]
 
 
-def read_data(job: Job) -> tuple[Task, Rows]:
-    """Read and check every split, and let the task learn its labels.
-
-    Raises:
-        DataError: a split is missing or damaged, or a row does not fit the task.
-        ConfigError: the task has no such metric.
-    """
-    _check_trackers(job.recipe.train)
-    task = building.make_task(job)
-    rows: Rows = {split: task.read(job.recipe.data, split) for split in SPLITS}
-    task.learn(rows["train"])
-    task.chosen_metric(job.recipe.train.metric_for_best)
-    for split in SPLITS:
-        task.check(rows[split])
-    return task, rows
-
-
 def prepare(job: Job) -> Prepared:
     """Read the data, load the model and encode every row: all that can fail before training."""
     task, rows = read_data(job)
@@ -64,17 +44,6 @@ def prepare(job: Job) -> Prepared:
     model, loaded = building.load_model(job, task)
     features = {split: [task.encode(row, loaded) for row in rows[split]] for split in SPLITS}
     return Prepared(job, task, model, loaded, features)
-
-
-def _check_trackers(section: TrainSection) -> None:
-    """Raise ConfigError for a tracker that is unknown or not installed; accelerate skips those."""
-    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
-    ready = {str(name) for name in get_available_trackers()}
-    for name in section.trackers:
-        if name not in known:
-            raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
-        if name not in ready:
-            raise ConfigError(f"train.trackers: {name} is not installed: pip install {name}")
 
 
 def make_accelerator(section: TrainSection, folder: Path | None = None) -> Accelerator:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from peftcore import ConfigError, PeftcoreError, Strict, installed, nearest, resolve
 from peftcore_train import recipes
+from peftcore_train.paths import PathText, is_there
 from peftcore_train.recipes import Document, Problems
 
 Split = Literal["train", "validation", "test"]
@@ -19,12 +20,11 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class DataSection(Strict):
     """Where the rows come from."""
 
-    source: str = Field(
-        min_length=1,
+    source: PathText = Field(
         description="A folder of train, validation and test files (.jsonl, .csv or .tsv), one file"
         " with a `split` column, or a named source such as `samples/movie-sentiment`.",
     )
-    files: dict[Split, str] = Field(
+    files: dict[Split, PathText] = Field(
         {}, description="File of a split, where it is not named after the split."
     )
     limits: dict[Split, int] = Field(
@@ -123,7 +123,7 @@ class TrainRecipe(recipes.Recipe):
     task: dict[str, Any] = Field(description="`type` names the task; the rest is the task's own.")
     data: DataSection = Field(description="Where the rows come from.")
     train: TrainSection = Field(TrainSection(), description="How to train.")
-    output: str = Field("runs", min_length=1, description="Folder that run directories go into.")
+    output: PathText = Field("runs", description="Folder that run directories go into.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def anchored(document: Document) -> Document:
     for section in ("backbone", "data"):
         loc = (section, "source")
         source = document.at(loc)
-        if isinstance(source, str) and source not in installed().sources and Path(source).exists():
+        named = isinstance(source, str) and source in installed().sources
+        if isinstance(source, str) and not named and is_there(source):
             place = document.origin(loc)
             document = recipes.override(
                 document, recipes.dotted(loc), str(Path(source).resolve()), place

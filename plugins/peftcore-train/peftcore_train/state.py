@@ -8,8 +8,8 @@ import json
 import os
 import random
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftcore import Adapter, CheckpointError
+from peftcore_train.rundir import unwritable
 
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 
@@ -212,8 +213,9 @@ def _read_rest(state: Path) -> dict[str, Any]:
 
 def _write(folder: Path, name: str, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
     before = [*folder.glob("state-*"), *folder.glob(".state-*")]
+    part = folder / f".state-{secrets.token_hex(4)}"
     try:
-        part = Path(tempfile.mkdtemp(prefix=".state-", dir=folder))
+        part.mkdir()
         save_file({n: t.contiguous() for n, t in tensors.items()}, part / _TENSORS)
         (part / _REST).write_text(json.dumps(rest), encoding="utf-8")
         for file in (_TENSORS, _REST):
@@ -223,10 +225,9 @@ def _write(folder: Path, name: str, tensors: dict[str, Tensor], rest: dict[str, 
             shutil.rmtree(folder / name)
         part.rename(folder / name)
         _sync(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written: {error.strerror or error}. The state before it is kept."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise unwritable(folder, error) from error
     for old in before:
         if old.name != name:
             shutil.rmtree(old, ignore_errors=True)

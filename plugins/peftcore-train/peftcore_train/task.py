@@ -1,15 +1,18 @@
 """What a task is: reader, head, loss and metrics. Plugins subclass :class:`Task`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from peftcore import ConfigError, Loaded, Strict, nearest
 from peftcore_train.data import Row, read_split
 from peftcore_train.schema import DataSection, Split
+from peftcore_train.text import check_max_length
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 Features = dict[str, Any]
 Batch = dict[str, Any]
@@ -60,6 +63,14 @@ class Task:
         Raises:
             DataError: a row does not fit the task.
         """
+
+    def check_model(self, config: Any) -> None:
+        """Check what the configuration of the model tells before the model is built.
+
+        Raises:
+            ConfigError: the model cannot do what the task asks for.
+        """
+        check_max_length(getattr(self.config, "max_length", None), config)
 
     def learned(self) -> dict[str, Any]:
         """Return what was learned as values of the configuration, to be kept with the run."""
@@ -114,7 +125,7 @@ class Task:
         """Return what :meth:`metrics` needs of a batch; the first axis of each is the row."""
         raise NotImplementedError
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return fresh metrics; each is updated with the tensors of :meth:`score` by name."""
         raise NotImplementedError
 

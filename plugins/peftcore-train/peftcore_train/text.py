@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftcore import ConfigError, DataError, Loaded, Strict
 from peftcore_train.data import Row
@@ -29,9 +29,8 @@ class TokenConfig(Strict):
     )
 
 
-def token_limit(model: nn.Module) -> int | None:
-    """Return how many tokens a model takes, or None where it sets no limit."""
-    config: Any = getattr(model, "config", None)
+def token_limit(config: Any) -> int | None:
+    """Return how many tokens the model of a configuration takes, or None for no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None or getattr(config, "position_embedding_type", "absolute") == "rotary":
         return None
@@ -60,12 +59,16 @@ def most_tokens(max_length: int | None, loaded: Loaded) -> int | None:
     Raises:
         ConfigError: the recipe asks for more than the model takes.
     """
-    limit = token_limit(loaded.model)
-    if max_length is None:
-        return limit
-    if limit is not None and max_length > limit:
+    config = getattr(loaded.model, "config", None)
+    check_max_length(max_length, config)
+    return token_limit(config) if max_length is None else max_length
+
+
+def check_max_length(max_length: int | None, config: Any) -> None:
+    """Raise ConfigError where a recipe asks for more tokens than a configuration's model takes."""
+    limit = token_limit(config)
+    if max_length is not None and limit is not None and max_length > limit:
         raise ConfigError(f"task.max_length is {max_length}, but the model takes {limit} tokens.")
-    return max_length
 
 
 def encode_text(

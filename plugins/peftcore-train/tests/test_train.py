@@ -48,7 +48,7 @@ def run_of(done) -> Path:
 def results(folder: Path) -> dict:
     found = json.loads((folder / "results.json").read_text())
     for part in (found, *found.get("arms", {}).values()):
-        part.pop("time")
+        part.pop("time", None)  # an arm that failed has none
     return found
 
 
@@ -216,15 +216,22 @@ def test_arms_are_trained_one_after_another_and_end_in_one_table(recipe, peftcor
     content = yaml.safe_load(path.read_text())
     del content["methods"]
     content["compare"] = {
-        "lora": {"methods": ["lora"], "set": {"train.epochs": 1}},
-        "frozen": [],
+        # its schedule has no room in 8 steps, which it says when training begins
+        "dead": {"methods": [{"method": "adalora", "tinit": 6, "tfinal": 6}]},
+        "lora": {"methods": ["lora"]},
+        "frozen": {"methods": [], "set": {"train.epochs": 2}},
     }
+    content["train"]["epochs"] = 1
     path.write_text(yaml.safe_dump(content))
     done = peftcore("train", path)
-    folder = run_of(done)
-    rows = [line for line in done.stdout.splitlines() if "lora" in line or "frozen" in line]
-    assert len(rows) == 2
+    assert done.exit_code == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: 1 of 3 arms failed: dead. peftcore train --resume ")
+    folder = Path(error.split("--resume ")[1].split(" tries")[0])
+    rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
+    assert [row[1] for row in rows] == ["dead", "frozen", "lora"] and rows[0].count("failed") == 5
     found = results(folder)["arms"]
+    assert found.pop("dead")["failed"].startswith("adalora.tinit and tfinal: 6 + 6 steps leave")
     assert found["frozen"]["parameters"]["trainable"] == 0
     assert found["frozen"]["parameters"]["head"] > 0
     assert (found["lora"]["steps"], found["frozen"]["steps"]) == (8, 16)
@@ -237,7 +244,7 @@ def test_arms_are_trained_one_after_another_and_end_in_one_table(recipe, peftcor
     # an arm that was lost is trained again, the other one is read
     shutil.rmtree(folder / "frozen")
     (folder / "results.json").unlink()
-    run_of(peftcore("train", "--resume", folder))
+    assert peftcore("train", "--resume", folder).exit_code == 1
     assert results(folder)["arms"]["frozen"]["test"] == found["frozen"]["test"]
 
 

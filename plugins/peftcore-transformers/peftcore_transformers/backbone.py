@@ -141,6 +141,16 @@ class TransformersBackbone(Backbone):
             return super().load_on_meta(source, head=head, **options)
         return self._load(source, head, options, on_meta=True)
 
+    def configuration(self, source: str, *, head: str = "none", **options: Any) -> Any:
+        """Return the configuration of a source or of a named size, with the options in it."""
+        self._check(head, options)
+        if self.is_size(source):
+            return self._sized(self.configs[source])
+        place = str(resolve_source(source, "model") or source)
+        return self._read_config(
+            place, {"local_files_only": is_local(place), "trust_remote_code": False}
+        )
+
     def _load(self, named: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         self._check(head, options)
         source = str(resolve_source(named, "model") or named)
@@ -217,12 +227,17 @@ class TransformersBackbone(Backbone):
         import transformers
 
         self._check(head, options)
-        config = transformers.AutoConfig.for_model(**{"model_type": self.model_types[0], **sizes})
+        config = self._sized(sizes)
         given = _parsed(options)
         if "num_labels" in given:
             config.num_labels = given.pop("num_labels")
         model: nn.Module = getattr(transformers, _AUTO[head]).from_config(config, **given)
         return model.eval()
+
+    def _sized(self, sizes: Mapping[str, Any]) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(**{"model_type": self.model_types[0], **sizes})
 
     def _check(self, head: str, options: Mapping[str, Any]) -> None:
         name = self.name or type(self).__name__

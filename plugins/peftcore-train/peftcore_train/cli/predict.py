@@ -20,6 +20,11 @@ def predict(run: Path, source: str, output: Path | None) -> None:
 
     Labels with their probabilities, or, for a language model, what follows the prompt.
     """
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; name a file in it.")
+
     from peftcore_train.data import decoded, read_rows, rows_of_text
     from peftcore_train.trained import open_trained, predictions
 

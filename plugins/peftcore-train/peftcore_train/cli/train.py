@@ -55,6 +55,7 @@ def train(
     else:
         print_results(results)
         progress.say(f"run directory: {folder}")
+    experiment.check_arms(folder, results)
 
 
 def _dry_run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:

@@ -1,19 +1,18 @@
 """Causal language modelling of prompt and completion; the loss is on the completion."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 import peftcore
 from peftcore import ConfigError, DataError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.task import Batch, Features, Task, inner
-from peftcore_train.tasks.masked_lm import token_metrics, token_scores
+from peftcore_train.tasks.masked_lm import token_scores
 from peftcore_train.text import (
     TokenConfig,
     check_length,
@@ -22,6 +21,9 @@ from peftcore_train.text import (
     padded,
     tokenizer_of,
 )
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 _IGNORED = -100
 
@@ -98,8 +100,11 @@ class CausalLM(Task):
         """Return the summed loss, the right answers and the labelled tokens of each row."""
         return token_scores(*self._logits(model, batch))
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return loss and perplexity of a token, and the share predicted right."""
+        # seconds of imports, which nothing but scoring needs
+        from peftcore_train.metrics import token_metrics
+
         return token_metrics()
 
     def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:

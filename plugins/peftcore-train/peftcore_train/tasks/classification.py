@@ -2,21 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from peftcore import ConfigError, DataError, Loaded, nearest
 from peftcore_train.data import Row
-from peftcore_train.metrics import BINARY, CLASSIFICATION, classification_metrics
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
 
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
 Label = str | int
+#: Metrics of one label among several, and those that two labels have besides.
+_SEVERAL = {"loss": False, "accuracy": True, "f1": True, "mcc": True}
+_TWO = {"auroc": True, "average_precision": True}
 
 
 class ClassificationConfig(TokenConfig):
@@ -43,7 +47,7 @@ class SequenceClassification(Task):
     head = "sequence-classification"
     modules_to_save = ("head",)
     default_metric = "accuracy"
-    metric_names: Mapping[str, bool] = {**CLASSIFICATION, **BINARY}
+    metric_names: Mapping[str, bool] = {**_SEVERAL, **_TWO}
 
     def __init__(self, config: ClassificationConfig):
         super().__init__(config)
@@ -66,7 +70,7 @@ class SequenceClassification(Task):
             )
         self.weights = self._class_weights(counts)
         if len(self.labels) > 2:
-            self.metric_names = CLASSIFICATION
+            self.metric_names = _SEVERAL
 
     @property
     def needs_rows(self) -> bool:
@@ -123,8 +127,11 @@ class SequenceClassification(Task):
             scores["positive"] = logits.softmax(-1)[:, 1]
         return scores
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return accuracy, macro F1 and MCC; for two labels AUROC and average precision."""
+        # seconds of imports, which nothing but scoring needs
+        from peftcore_train.metrics import classification_metrics
+
         return classification_metrics(len(self.labels))
 
     def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:

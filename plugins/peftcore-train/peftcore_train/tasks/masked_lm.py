@@ -1,19 +1,20 @@
 """Masked language modelling: predict tokens that were masked at random (Devlin et al. 2019)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from peftcore import ConfigError, Loaded
 from peftcore_train.data import Row
-from peftcore_train.metrics import MeanCorrect, MeanLoss, Perplexity
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 _IGNORED = -100
 
@@ -89,8 +90,11 @@ class MaskedLM(Task):
         logits, labels = self._logits(model, batch)
         return token_scores(logits, labels)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return loss and perplexity of a token, and the share predicted right."""
+        # seconds of imports, which nothing but scoring needs
+        from peftcore_train.metrics import token_metrics
+
         return token_metrics()
 
     def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -112,11 +116,3 @@ def token_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "correct": ((logits.argmax(-1) == labels) & predicted).sum(1),
         "count": predicted.sum(1),
     }
-
-
-def token_metrics() -> MetricCollection:
-    """Return loss and perplexity of a token, and the share predicted right."""
-    return MetricCollection(
-        {"loss": MeanLoss(), "perplexity": Perplexity(), "accuracy": MeanCorrect()},
-        compute_groups=False,
-    )
