@@ -18,6 +18,7 @@ from peftcore.adapter.switch import base_only, note_values
 from peftcore.adapter.verify import verify
 from peftcore.adapter.watch import Watch
 from peftcore.errors import CheckpointError, ConfigError
+from peftcore.model.offloading import Values
 from peftcore.model.walk import base_modules, running_of
 from peftcore.registry.hookspecs import GROUP
 from peftcore.registry.installed import installed
@@ -117,17 +118,17 @@ def _describe(
     )
 
 
-def _base_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+def _base_tensors(model: nn.Module, plan: Plan) -> Values:
     """Return the base's parameters and statistics by name, without what the adapter brings."""
     brought = {s.info.name for s in plan.selected}
     parked = _parked(model)
-    found = {}
+    found = Values(model)
     for path, module, _ in base_modules(model):
         for leaf, tensor in (*module._parameters.items(), *running_of(module)):
             name = f"{path}.{leaf}" if path else leaf
             value = parked.get((id(module), leaf), tensor)
             if value is not None and name not in brought:
-                found[name] = value
+                found.add(path, leaf, value)
     return found
 
 

@@ -283,7 +283,7 @@ class ModelState:
         adapters: by name, in the order in which they were attached.
         active: names of the active ones outside of blocks, in order.
         merged: merges that can be undone, oldest first: (name, undo entries).
-        frozen: base parameters that attaching froze.
+        frozen: base parameters that attaching froze, with the modules and names of their places.
         statistics: running statistics of the base's batch norms.
         holder: the context of the batch that is running, and the open blocks.
         entry: module whose call makes the context, once a piece needs one.
@@ -294,7 +294,7 @@ class ModelState:
         self.adapters: dict[str, Attached] = {}
         self.active: tuple[str, ...] = ()
         self.merged: list[tuple[str, list[Any]]] = []
-        self.frozen: list[nn.Parameter] = []
+        self.frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.holder = holder
         self.entry: nn.Module | None = None
 
