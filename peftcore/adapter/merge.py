@@ -284,9 +284,9 @@ def _check(adapter: Attached, tied: Tied) -> None:
         weight = site.module._parameters.get(site.weight_name)
         if weight is not None and weight.is_meta:
             raise MergeError(
-                f"{item.label} at {site.name} cannot be merged: its weight is on the meta device,"
-                " offloaded by accelerate perhaps. Load the base without offloading, and the adapter"
-                " onto it."
+                f"{item.label} at {site.name} cannot be merged: the weight is on the meta device,"
+                " offloaded by accelerate perhaps. Load the base without offloading, and the"
+                " adapter onto it."
             )
         layer = _layer(item)
         if layer is None or not layer.writable or weight is None or not weight.is_floating_point():

@@ -232,7 +232,9 @@ class _Checks:
 
     def _check_kept(self, site: Site, method: Method) -> None:
         """Refuse places whose offloaded weights are not brought in by a call of the place."""
-        whole = next((k for k in (self._found.kept.get(p) for p in _above(site.path)) if k and k.whole), None)
+        whole = next(
+            (k for k in (self._found.kept.get(p) for p in _above(site.path)) if k and k.whole), None
+        )
         if whole is not None or (site.keeper is not None and site.direct):
             raise AttachError(
                 f"{method.name} cannot act at {site.here}: accelerate offloads the weights there,"

@@ -52,8 +52,6 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
         watch.report()
     tensors = state_of_adapter(adapter)
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds NaN or infinite values; {path} is left as it was.")
     description = _describe(adapter, tensors, extra or {}).signed()
@@ -62,12 +60,19 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
 
 
 def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
-    """Return every tensor of an adapter by its name in a checkpoint, on the CPU."""
+    """Return every tensor of an adapter by its name in a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: one is on the meta device.
+    """
     found = _tensors(adapter.plan)
     assert not set(found) & {s.name for s in adapter.swaps}, "a piece's tensor and the base's"
     found |= {swap.name: swap.own for swap in adapter.swaps}
     state = state_of(adapter.carrier())
     found |= state.statistics.moved() if adapter.is_in else adapter.statistics
+    for name, tensor in found.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import nn
 
 from peftcore.method.pieces import Piece
+from peftcore.model.offloading import take_back
 from peftcore.model.sites import Site
 
 
@@ -17,20 +20,51 @@ class Placed:
         label: label of the method that made it.
         key: name among the pieces that the method put at this site, or an empty string.
         piece: the piece.
+        own: its parameters by name, once it is in a model; what an optimiser holds.
+        first: where the first of them is.
     """
 
     site: Site
     label: str
     key: str
     piece: Piece
+    own: dict[str, nn.Parameter | None] = field(default_factory=dict)
+    first: tuple[dict[str, nn.Parameter | None], str] | None = None
 
     @property
     def name(self) -> str:
         """Prefix of the piece's tensors in a checkpoint."""
         return ".".join(part for part in (self.site.name, self.label, self.key) if part)
 
+    def remember(self) -> None:
+        """Remember the piece's parameters, in case that something puts others in their place."""
+        piece = self.piece
+        self.own = dict(piece.named_parameters() if piece._modules else piece._parameters)
+        for module in piece.modules() if piece._modules else (piece,):
+            if module._parameters:
+                self.first = module._parameters, next(iter(module._parameters))
+                break
+
+    @property
+    def away(self) -> bool:
+        """Whether the piece's tensors have been taken away, as by offloading the whole model."""
+        if self.first is None:
+            return False
+        there, leaf = self.first
+        tensor = there.get(leaf)
+        return tensor is not None and tensor.is_meta
+
+    def come_home(self) -> None:
+        """Take back what was offloaded since the piece was put into its model."""
+        for prefix, module in self.piece.named_modules():
+            for leaf, tensor in take_back(module).items():
+                own = self.own.get(f"{prefix}.{leaf}" if prefix else leaf)
+                if own is not None and own.shape == tensor.shape:
+                    own.data = tensor.data
+                    module._parameters[leaf] = own
+
     def child(self, adapter: str) -> str:
-        """Return the name of the piece in the container of its module."""
+        """Return the name of the piece in the container of its module; fit for a file's name."""
         role = f"[{self.site.role.replace('.', '-')}]" if self.site.features else ""
-        key = f"/{self.key}" if self.key else ""
-        return f"{adapter}/{self.label}{role}{key}"
+        key = f"~{self.key}" if self.key else ""
+        return f"{adapter}~{self.label}{role}{key}"

@@ -54,9 +54,9 @@ class Keeper(NamedTuple):
                 if tensor is not None and tensor.is_meta:
                     here = self.value(leaf, tensor).to(self.device)
                     module._parameters[leaf] = nn.Parameter(here, requires_grad=False)
-            for leaf, tensor in buffers.items():
-                if tensor is not None and tensor.is_meta:
-                    module._buffers[leaf] = self.value(leaf, tensor).to(self.device)
+            for leaf, buffer in buffers.items():
+                if buffer is not None and buffer.is_meta:
+                    module._buffers[leaf] = self.value(leaf, buffer).to(self.device)
             yield
         finally:
             module._parameters.update(parameters)
@@ -73,6 +73,24 @@ def offloads(module: nn.Module) -> Any | None:
         if getattr(one, "offload", False) and getattr(one, "weights_map", None) is not None:
             return one
     return None
+
+
+def take_back(module: nn.Module) -> dict[str, Tensor]:
+    """Free a module from a hook that offloads it; return its parameters, now where it computes."""
+    hook = offloads(module)
+    if hook is None:
+        return {}
+    keeper = Keeper(hook)
+    for leaf, buffer in module._buffers.items():
+        if buffer is not None and buffer.is_meta:
+            module._buffers[leaf] = keeper.value(leaf, buffer).to(keeper.device)
+    for leaf, tensor in module._parameters.items():
+        if tensor is not None and tensor.is_meta:
+            value = keeper.value(leaf, tensor).to(keeper.device)
+            module._parameters[leaf] = nn.Parameter(value, requires_grad=tensor.requires_grad)
+    for name in (_HOOK, "_old_forward", "forward"):
+        module.__dict__.pop(name, None)
+    return {leaf: tensor for leaf, tensor in module._parameters.items() if tensor is not None}
 
 
 def keepers(model: nn.Module) -> dict[str, Keeper]:

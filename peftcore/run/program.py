@@ -29,6 +29,7 @@ class Program:
     def __init__(self, module: nn.Module, placed: Sequence[Placed], holder: ContextHolder):
         self.layer: Layer | None = layer_of(module)
         self.holder = holder
+        self.placed = placed
         self.around: list[Around] = []
         self.inputs: list[Transform] = []
         self.outputs: list[Transform] = []
@@ -54,6 +55,11 @@ class Program:
             self.deltas.append((piece, features))
         elif isinstance(piece, Transform):
             (self.inputs if piece.where == "input" else self.outputs).append(piece)
+
+    def come_home(self) -> None:
+        """Take back the tensors of all pieces that were offloaded since they were put here."""
+        for item in self.placed:
+            item.come_home()
 
     def run(
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any

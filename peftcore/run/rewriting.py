@@ -162,6 +162,8 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
                 holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
+        if program.placed and not torch.compiler.is_compiling() and program.placed[0].away:
+            program.come_home()
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -337,6 +339,7 @@ def put(module: nn.Module, adapter: str, item: Placed) -> None:
             piece.train(module.training)
         else:  # what train would do, without a walk
             piece.__dict__["training"] = module.training
+    item.remember()
     seat_of(module).placed.setdefault(adapter, []).append(item)
 
 

@@ -65,6 +65,7 @@ class Routed:
         self.holder = holder
         self.swaps = swaps
         self.programs = [Program(module, group, holder) if group else None for group in items]
+        self.placed = [item for group in items for item in group]
         self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
         self._banks: dict[tuple[int, torch.device], tuple[Any, Callable[..., Tensor] | None]] = {}
         having = [i for i, pieces in enumerate(self.pieces) if pieces]
@@ -83,6 +84,11 @@ class Routed:
         if context.group is not None:
             return self.run_group(context.group, module, base, args, kwargs)
         return self.run_all(context, module, base, args, kwargs)
+
+    def come_home(self) -> None:
+        """Take back the tensors of all pieces that were offloaded since they were put here."""
+        for item in self.placed:
+            item.come_home()
 
     def run_all(
         self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
