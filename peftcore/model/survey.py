@@ -270,7 +270,8 @@ def _where_it_computes(
 ) -> LayerInfo:
     """Return the layer on the device of its computation, which its own tensors may not tell."""
     module, above = modules[path], path
-    if not (module._parameters or module._buffers or module._modules):
+    tensors = (*module._parameters.values(), *module._buffers.values(), *module._modules.values())
+    if all(tensor is None for tensor in tensors):
         # it computes where what encloses it does
         while above and first_parameter(modules[above]) is None:
             above = above.rpartition(".")[0]
