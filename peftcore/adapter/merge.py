@@ -14,7 +14,7 @@ from peftcore.adapter.switch import check_outside, switch
 from peftcore.adapter.verify import verify
 from peftcore.errors import AttachError, MergeError, UnknownName, nearest
 from peftcore.method.placed import Placed
-from peftcore.model.layers import InProjection, Layer, layer_of
+from peftcore.model.layers import InProjection, Layer, has_forward_of_its_own, layer_of
 from peftcore.model.walk import ties
 from peftcore.run.program import folded, rebiased_by
 from peftcore.store.fingerprint import look
@@ -282,17 +282,23 @@ def _check(adapter: Attached, tied: Tied) -> None:
                 " Keep the adapter attached instead."
             )
         weight = site.module._parameters.get(site.weight_name)
-        if weight is not None and weight.is_meta:
-            raise MergeError(
-                f"{item.label} at {site.name} cannot be merged: the weight is on the meta device,"
-                " offloaded by accelerate perhaps. Load the base without offloading, and the"
-                " adapter onto it."
-            )
         layer = _layer(item)
         if layer is None or not layer.writable or weight is None or not weight.is_floating_point():
             raise MergeError(
                 f"{item.label} at {site.name} cannot be merged: a {type(site.module).__name__} has"
                 " no weight that can be written without loss (quantised?)."
+            )
+        if not site.direct and has_forward_of_its_own(site.module):
+            raise MergeError(
+                f"{item.label} at {site.name} cannot be merged: a {type(site.module).__name__}"
+                " computes more than the layer that it is made from. Keep the adapter attached, or"
+                " bring a handler of its type with peftcore_register_layers."
+            )
+        if weight.is_meta:
+            raise MergeError(
+                f"{item.label} at {site.name} cannot be merged: the weight is on the meta device,"
+                " offloaded by accelerate perhaps. Load the base without offloading, and the"
+                " adapter onto it."
             )
         if item.piece.changes_weight:
             changing.setdefault(_name(item, site.weight_name), []).append(item)

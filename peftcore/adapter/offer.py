@@ -194,8 +194,7 @@ class _Checks:
             )
         if isinstance(piece, Reparam) and (layer := layer_of(site.module)):
             layer.weight(site.module)  # raises where it cannot be read
-            given_up = not piece.has_through and not site.direct
-            if given_up and has_forward_of_its_own(site.module):
+            if not site.direct and has_forward_of_its_own(site.module):
                 raise AttachError(
                     f"{method.name} cannot act at {site.name}: a {type(site.module).__name__}"
                     " computes more than the layer that it is made from, and with another weight"

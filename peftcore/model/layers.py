@@ -188,7 +188,11 @@ def layer_of(module: nn.Module) -> Layer | None:
 
 
 def has_forward_of_its_own(module: nn.Module) -> bool:
-    """Tell whether a subclass of a known layer computes something that its handler does not."""
+    """Tell whether a subclass of a known layer computes something that its handler does not.
+
+    What it makes of its weight is then not known, so that nothing may take another weight for it;
+    where the model calls it. A handler of its type, brought by a plugin, knows.
+    """
     cls, handler = bare_class(module), layer_of(module)
     return any(
         issubclass(cls, known) and cls.forward is not known.forward
