@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore import Reparam, Site
-from peftcore.adapter.merge import Undo, _changes
+from peftcore.adapter.changes import Undo, folds
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Structural
 from peftcore.model.layers import info_of
@@ -105,7 +105,7 @@ def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
         ]
         before = [p.clone() for p in module.parameters()]
         adapter: Any = SimpleNamespace(swaps=[], placed=items)
-        undo = [Undo(change) for change in _changes(adapter, {})]
+        undo = [Undo(change) for change in folds(adapter, {})]
         torch.testing.assert_close(module(x), tuned, atol=1e-5, rtol=1e-5)
         for entry in reversed(undo):
             entry.check()
@@ -193,7 +193,7 @@ def test_the_bias_is_changed_where_the_model_reads_it_directly(
         items = [i for group in seat.placed.values() for i in group]
         seat.program = None
         adapter: Any = SimpleNamespace(swaps=[], placed=items)
-        assert [Undo(change) for change in _changes(adapter, {})]
+        assert [Undo(change) for change in folds(adapter, {})]
     torch.testing.assert_close(model(x, x, x)[0], tuned)
 
 
