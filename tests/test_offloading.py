@@ -8,10 +8,17 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_module
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import peftcore
+from peftcore import Reparam, Site, Structural, info_of
 from peftcore.errors import AttachError, MergeError
+from peftcore.method.placed import Placed
+from peftcore.run.holder import ContextHolder
+from peftcore.run.program import Program
+from peftcore.run.rewriting import put, rewrite
+from peftcore.run.seat import seat_of
 from peftcore.testing.matrix import perturb, run, same, tiny
 
 CPU = torch.device("cpu")
@@ -118,7 +125,7 @@ def test_a_base_parameter_that_is_offloaded_is_not_trained(method: str, tmp_path
 
 
 class ReadsDirectly(nn.MultiheadAttention):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, x, x, need_weights=False)[0]
 
 
@@ -147,3 +154,38 @@ def test_a_place_without_tensors_of_its_own_is_where_what_encloses_it_is() -> No
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False)).to("meta")
     sites = peftcore.survey(model, peftcore.backbone_of(model)).sites
     assert {site.path: site.layer.device.type for site in sites} == {"0": "meta", "1": "meta"}
+
+
+class Remembers(Reparam):
+    """Notes the weights that it was given to precompute from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+        self.seen: list[StorageWeakRef] = []
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.factor
+
+    def precompute(self, weight: Callable[[], Tensor]) -> Tensor:
+        self.seen.append(StorageWeakRef(weight().untyped_storage()))
+        return weight().sum()
+
+    def through(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, precomputed: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return call(x)
+
+
+def test_what_a_piece_keeps_for_a_sequence_keeps_no_offloaded_weight(tmp_path: Path) -> None:
+    layer = nn.Linear(4, 4).eval()
+    on_disk(layer, tmp_path)  # from where each call reads the weights anew
+    piece, holder = Remembers().eval(), ContextHolder(Structural())
+    site = Site("", "linear", layer, info_of(layer))
+    rewrite(layer, holder)
+    put(layer, "a", Placed(site, "remembers", "", piece))
+    seat_of(layer).program = Program(layer, seat_of(layer).placed["a"], holder)
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.randn(2, 4))
+    assert len(piece.seen) == 1 and piece.seen[0].expired()

@@ -39,6 +39,7 @@ def merge(model: nn.Module, *names: str) -> None:
     Raises:
         MergeError: a piece is no change of a weight, a weight is tied or quantised, or a merged
             value would not be finite. Nothing has been changed then.
+        AttachError: two of the adapters hold values for the same base parameter.
     """
     state = state_of(model)
     chosen, tied = _checked(model, names)
