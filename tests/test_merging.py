@@ -1,6 +1,7 @@
 """Merging: refused before anything changes, exact in both directions, nothing lost in between."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import peftcore
-from peftcore.errors import AttachError, CheckpointError, MergeError
+from peftcore.errors import AttachError, CheckpointError, MergeError, UnknownName
 from peftcore.testing.matrix import perturb, run, same, tiny
 
 
@@ -486,3 +487,23 @@ def test_merging_several_adapters_for_good_holds_one_new_weight_at_a_time(
     monkeypatch.setattr(changes.Change, "write", counted)
     peftcore.merge_and_unload(model, "a", "b")
     assert written == [len(model)] and most == 0  # what was written over is not kept
+
+
+def test_a_copy_of_a_merged_model_is_unmerged_on_its_own() -> None:
+    model, batch = toy("a")
+    tuned = run(model, batch)
+    peftcore.merge(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        peftcore.unmerge(twin)
+        assert same(run(twin, batch), tuned)
+    peftcore.unmerge(model)
+    assert same(run(model, batch), tuned)
+
+
+def test_detaching_an_unknown_name_changes_nothing() -> None:
+    model, _ = toy("a")
+    peftcore.merge(model)
+    before = bits(model)
+    with pytest.raises(UnknownName, match="no adapter 'b'"):
+        peftcore.detach(model, "a", "b")
+    assert unchanged(model, before) and list(peftcore.adapters(model)) == ["a"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,9 @@ class Seen:
         self.dtype = parameter.dtype
         self.bits = _bits(parameter)
         self.some = look(parameter.detach()).values.clone()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "version": 0}  # which a copied parameter begins with
 
     def still(self, parameter: nn.Parameter) -> bool:
         """Tell whether nobody has written to it; a model that was cast or moved has not."""
