@@ -79,17 +79,17 @@ class Seen:
     """A merged value as it was written, for telling whether it is still the same."""
 
     def __init__(self, parameter: nn.Parameter):
-        self.version = parameter._version
+        self.version: int | None = parameter._version
         self.dtype = parameter.dtype
         self.bits = _bits(parameter)
         self.some = look(parameter.detach()).values.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "version": 0}  # which a copied parameter begins with
+        return {**self.__dict__, "version": None}  # the number of writes is not copied
 
     def still(self, parameter: nn.Parameter) -> bool:
         """Tell whether nobody has written to it; a model that was cast or moved has not."""
-        if parameter._version != self.version:
+        if self.version not in (None, parameter._version):
             return False
         if parameter.dtype == self.dtype and _bits(parameter) == self.bits:
             return True
