@@ -103,6 +103,21 @@ def test_an_offloaded_model_computes_trains_and_stores_what_a_resident_one_does(
     assert same(run(model, batch), tuned)
 
 
+def test_every_adapter_comes_back_when_it_is_next_used(tmp_path: Path) -> None:
+    _, resident, batch = tiny("toy")
+    _, model, _ = tiny("toy")
+    for one in (resident, model):
+        for name in ("a", "b"):
+            torch.manual_seed(0)
+            perturb(peftcore.attach(one, "lora", name=name, **KINDS["lora"]))
+        peftcore.activate(one, "a")
+    in_memory(model, tmp_path)
+    for names in (["a"], ["a", "b"]):
+        for one in (resident, model):
+            peftcore.activate(one, *names)
+        assert same(run(model, batch), run(resident, batch))
+
+
 @pytest.mark.parametrize("method", ["bitfit", "norm_tuning", "full"])
 def test_a_base_parameter_that_is_offloaded_is_not_trained(method: str, tmp_path: Path) -> None:
     _, model, batch = tiny("toy")

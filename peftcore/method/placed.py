@@ -20,16 +20,17 @@ class Placed:
         label: label of the method that made it.
         key: name among the pieces that the method put at this site, or an empty string.
         piece: the piece.
-        own: its parameters by name, once it is in a model; what an optimiser holds.
-        first: where the first of them is.
     """
 
     site: Site
     label: str
     key: str
     piece: Piece
-    own: dict[str, nn.Parameter | None] = field(default_factory=dict)
-    first: tuple[dict[str, nn.Parameter | None], str] | None = None
+    #: The piece's parameters by name, which an optimiser may hold, and where the first of them is.
+    _own: dict[str, nn.Parameter | None] = field(default_factory=dict, init=False, repr=False)
+    _first: tuple[dict[str, nn.Parameter | None], str] | None = field(
+        default=None, init=False, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -39,18 +40,18 @@ class Placed:
     def remember(self) -> None:
         """Remember the piece's parameters, in case that something puts others in their place."""
         piece = self.piece
-        self.own = dict(piece.named_parameters() if piece._modules else piece._parameters)
+        self._own = dict(piece.named_parameters() if piece._modules else piece._parameters)
         for module in piece.modules() if piece._modules else (piece,):
             if module._parameters:
-                self.first = module._parameters, next(iter(module._parameters))
+                self._first = module._parameters, next(iter(module._parameters))
                 break
 
     @property
     def away(self) -> bool:
         """Whether the piece's tensors have been taken away, as by offloading the whole model."""
-        if self.first is None:
+        if self._first is None:
             return False
-        there, leaf = self.first
+        there, leaf = self._first
         tensor = there.get(leaf)
         return tensor is not None and tensor.is_meta
 
@@ -58,7 +59,7 @@ class Placed:
         """Take back what was offloaded since the piece was put into its model."""
         for prefix, module in self.piece.named_modules():
             for leaf, tensor in take_back(module).items():
-                own = self.own.get(f"{prefix}.{leaf}" if prefix else leaf)
+                own = self._own.get(f"{prefix}.{leaf}" if prefix else leaf)
                 if own is not None and own.shape == tensor.shape:
                     own.data = tensor.data
                     module._parameters[leaf] = own

@@ -56,11 +56,6 @@ class Program:
         elif isinstance(piece, Transform):
             (self.inputs if piece.where == "input" else self.outputs).append(piece)
 
-    def come_home(self) -> None:
-        """Take back the tensors of all pieces that were offloaded since they were put here."""
-        for item in self.placed:
-            item.come_home()
-
     def run(
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:

@@ -162,8 +162,10 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
                 holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
-        if program.placed and not torch.compiler.is_compiling() and program.placed[0].away:
-            program.come_home()
+        if not torch.compiler.is_compiling():
+            for item in program.placed:
+                if item.away:
+                    item.come_home()
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:

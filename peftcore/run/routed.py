@@ -85,11 +85,6 @@ class Routed:
             return self.run_group(context.group, module, base, args, kwargs)
         return self.run_all(context, module, base, args, kwargs)
 
-    def come_home(self) -> None:
-        """Take back the tensors of all pieces that were offloaded since they were put here."""
-        for item in self.placed:
-            item.come_home()
-
     def run_all(
         self, context: Context, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
