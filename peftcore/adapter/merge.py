@@ -18,7 +18,7 @@ from peftcore.adapter.changes import (
     values,
 )
 from peftcore.adapter.state import Attached, state_of
-from peftcore.adapter.switch import check_disjoint, check_outside, switch
+from peftcore.adapter.switch import check_outside, check_together, switch
 from peftcore.adapter.verify import verify
 from peftcore.errors import AttachError, MergeError, UnknownName, nearest
 from peftcore.method.placed import Placed
@@ -169,7 +169,7 @@ def _checked(model: nn.Module, names: Sequence[str]) -> tuple[list[Attached], Ti
     chosen = [_named(model, name) for name in names or state.active]
     if not chosen:
         raise MergeError("no adapter is active; name the one to merge.")
-    check_disjoint(chosen)
+    check_together(chosen)
     tied = ties(model)
     for adapter in chosen:
         _check(adapter, tied)

@@ -391,8 +391,8 @@ def _check_at_hand(selected: Sequence[Selected], found: Survey) -> None:
         gone = [leaf for leaf, buffer in running_of(found.modules[path]) if buffer.is_meta]
         if gone:
             raise AttachError(
-                f"{path}.{gone[0]} is offloaded by accelerate (offload_buffers), and training moves"
-                " such statistics, which would be lost. Offload without offload_buffers."
+                f"{path}.{gone[0]} is offloaded (offload_buffers): what training does"
+                " to such statistics would be lost. Offload without offload_buffers."
             )
 
 
