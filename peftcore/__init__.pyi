@@ -78,6 +78,7 @@ from peftcore.model.layers import (
     info_of as info_of,
     layer_of as layer_of,
 )
+from peftcore.model.offloading import device_of as device_of
 from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey
 from peftcore.model.targets import PerRole as PerRole, Targets as Targets
@@ -85,7 +86,6 @@ from peftcore.model.walk import (
     argument_names as argument_names,
     bare_class as bare_class,
     base_modules as base_modules,
-    device_of as device_of,
 )
 from peftcore.registry.hookspecs import hookimpl as hookimpl
 from peftcore.registry.installed import (

@@ -250,3 +250,20 @@ def test_a_random_frozen_module_travels_with_the_adapter(tmp_path: Path) -> None
     _, fresh, _ = tiny("toy")
     peftcore.load(fresh, tmp_path)
     assert same(run(fresh, batch), tuned)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_planning_and_loading_leave_the_generators_of_random_numbers_alone(
+    device: str, tmp_path: Path
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no accelerator")
+    _, model, _ = tiny("toy")
+    model.to(device)
+    peftcore.attach(model, "adapter", bottleneck=2).save(tmp_path)
+    peftcore.detach(model)
+    of_device = torch.cuda.get_rng_state if device == "cuda" else torch.get_rng_state
+    before = torch.get_rng_state(), of_device()
+    peftcore.plan(model, "adapter", bottleneck=2)
+    peftcore.load(model, tmp_path)  # whose layers draw a start
+    assert torch.equal(torch.get_rng_state(), before[0]) and torch.equal(of_device(), before[1])

@@ -1,6 +1,7 @@
 """Merging: refused before anything changes, exact in both directions, nothing lost in between."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import peftcore
-from peftcore.errors import AttachError, CheckpointError, MergeError
+from peftcore.errors import AttachError, CheckpointError, MergeError, UnknownName
 from peftcore.testing.matrix import perturb, run, same, tiny
 
 
@@ -69,6 +71,10 @@ def test_values_that_are_not_finite_are_refused_before_anything_changes(
     before, active = bits(model), [a.active for a in peftcore.adapters(model).values()]
     names = ["a", "b"] if "both" in how else ["b"]
     act: Callable[..., object] = peftcore.merge_and_unload if "unload" in how else peftcore.merge
+    if "both" in how and not two:
+        with pytest.raises(AttachError, match="both hold a value for"):
+            act(model, *names)
+        names = ["b"]
     with pytest.raises(MergeError, match="would hold NaN or infinite values") as caught:
         act(model, *names)
     assert "Nothing was merged" in str(caught.value)
@@ -438,3 +444,66 @@ def test_statistics_are_part_of_the_base_that_an_adapter_belongs_to(tmp_path: Pa
         s.model.norm1.running_var[1] *= 2
     with pytest.raises(CheckpointError, match=r"norm1\.running_var"):
         peftcore.load(s.model, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["merge", "unload"])
+@pytest.mark.parametrize("order", [("trained", "added"), ("added", "trained")])
+def test_values_of_the_base_and_pieces_on_them_are_merged_in_any_order(
+    how: str, order: tuple[str, str]
+) -> None:
+    _, model, batch = tiny("toy")
+    move(peftcore.attach(model, "lora", name="added", rank=2, targets=["all-linear"]), 0)
+    move(peftcore.attach(model, "full", name="trained"), 1)
+    peftcore.activate(model, *order)
+    tuned = run(model, batch)
+    if how == "unload":
+        peftcore.merge_and_unload(model, *order)
+    else:
+        peftcore.merge(model, *order)
+    torch.testing.assert_close(run(model, batch), tuned, atol=1e-5, rtol=1e-5)
+    if how == "merge":
+        peftcore.unmerge(model)
+        assert same(run(model, batch), tuned)
+
+
+def test_merging_several_adapters_for_good_holds_one_new_weight_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from peftcore.adapter import changes
+
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+    for name in ("a", "b"):
+        move(peftcore.attach(model, "lora", name=name, rank=2, targets=["linear"]), 0)
+    before = [StorageWeakRef(layer.weight.untyped_storage()) for layer in model]
+    most, write = 0, changes.Change.write
+
+    def counted(change: changes.Change, new: Tensor | None) -> nn.Parameter | None:
+        nonlocal most
+        most = max(most, sum(not old.expired() for old in before[: written[0]]))
+        written[0] += 1
+        return write(change, new)
+
+    written = [0]
+    monkeypatch.setattr(changes.Change, "write", counted)
+    peftcore.merge_and_unload(model, "a", "b")
+    assert written == [len(model)] and most == 0  # what was written over is not kept
+
+
+def test_a_copy_of_a_merged_model_is_unmerged_on_its_own() -> None:
+    model, batch = toy("a")
+    tuned = run(model, batch)
+    peftcore.merge(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        peftcore.unmerge(twin)
+        assert same(run(twin, batch), tuned)
+    peftcore.unmerge(model)
+    assert same(run(model, batch), tuned)
+
+
+def test_detaching_an_unknown_name_changes_nothing() -> None:
+    model, _ = toy("a")
+    peftcore.merge(model)
+    before = bits(model)
+    with pytest.raises(UnknownName, match="no adapter 'b'"):
+        peftcore.detach(model, "a", "b")
+    assert unchanged(model, before) and list(peftcore.adapters(model)) == ["a"]

@@ -1,6 +1,7 @@
 """Reparametrisations: of weight and bias, and the way through the call that makes no weight."""
 
 import copy
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcore import Reparam, Site
-from peftcore.adapter.merge import Undo, _changes
+import peftcore
+from peftcore import Layer, LayerInfo, LayerSpec, Reparam, Site, installed
+from peftcore.adapter.changes import Undo, folds
+from peftcore.errors import MergeError, PeftcoreError
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Structural
 from peftcore.model.layers import info_of
 from peftcore.model.survey import survey
 from peftcore.run.holder import ContextHolder
 from peftcore.run.program import Program
+from peftcore.testing.matrix import perturb
 
 
 class Plain(Reparam):
@@ -105,7 +109,7 @@ def test_weight_and_bias_are_merged_and_given_back_exactly() -> None:
         ]
         before = [p.clone() for p in module.parameters()]
         adapter: Any = SimpleNamespace(swaps=[], placed=items)
-        undo = [Undo(change) for change in _changes(adapter, {})]
+        undo = [Undo(change) for change in folds(adapter, {})]
         torch.testing.assert_close(module(x), tuned, atol=1e-5, rtol=1e-5)
         for entry in reversed(undo):
             entry.check()
@@ -193,7 +197,7 @@ def test_the_bias_is_changed_where_the_model_reads_it_directly(
         items = [i for group in seat.placed.values() for i in group]
         seat.program = None
         adapter: Any = SimpleNamespace(swaps=[], placed=items)
-        assert [Undo(change) for change in _changes(adapter, {})]
+        assert [Undo(change) for change in folds(adapter, {})]
     torch.testing.assert_close(model(x, x, x)[0], tuned)
 
 
@@ -231,6 +235,60 @@ class Padded(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Scaled(nn.Linear):
+    """A linear layer that does more than its handler knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x) + 1
+
+
+class Spelled(nn.Linear):
+    """A linear layer that does no more, which only a handler can tell."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class SpelledHandler(Layer):
+    def info(self, module: nn.Module) -> LayerInfo:
+        out, in_ = self.weight(module).shape
+        return LayerInfo("linear", in_, out, True, weight_shape=(out, in_))
+
+    def call(self, module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+        return F.linear(x, weight, module._parameters["bias"])
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_its_weight_unless_a_handler_knows_it() -> None:
+    model, x = nn.Sequential(Scaled(8, 8)), torch.randn(5, 8)
+    bare = model(x)
+    for method in ("oft", "sparse", "svdiff"):  # with a way through the layer, and without
+        with pytest.raises(PeftcoreError, match=r"a Scaled.*(computes|does) more than"):
+            peftcore.attach(model, method, targets=["linear"])
+    adapter = peftcore.attach(model, "lora", rank=2, targets=["linear"])
+    perturb(adapter)
+    tuned = model(x)
+    with pytest.raises(MergeError, match="0 cannot be merged: a Scaled computes more than the lay"):
+        adapter.merge()
+    assert torch.equal(model(x), tuned) and not torch.equal(tuned, bare)
+
+
+def test_a_handler_of_its_type_lets_a_subclass_be_merged_and_given_another_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers = SimpleNamespace(SpelledHandler=SpelledHandler)
+    monkeypatch.setitem(sys.modules, "handlers", handlers)  # type: ignore[arg-type]
+    model, x = nn.Sequential(Spelled(8, 8)), torch.randn(5, 8)
+    spec = LayerSpec(f"{Spelled.__module__}:Spelled", "handlers:SpelledHandler")
+    with installed().with_plugin(spec):
+        for method, config in (("lora", {"rank": 2}), ("svdiff", {}), ("oft", {})):
+            adapter = peftcore.attach(model, method, targets=["linear"], **config)
+            perturb(adapter)
+            tuned = model(x)
+            adapter.merge()
+            torch.testing.assert_close(model(x), tuned, atol=1e-5, rtol=1e-5)
+            adapter.detach()
 
 
 def test_another_weight_is_refused_where_a_subclass_computes_more_than_its_layer() -> None:

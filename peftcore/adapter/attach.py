@@ -13,6 +13,7 @@ from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import check_outside, check_unmerged, make_entry, note_values, switch
 from peftcore.adapter.watch import Watch
 from peftcore.errors import AttachError
+from peftcore.model.offloading import offloads
 from peftcore.model.survey import Survey
 from peftcore.model.walk import base_modules
 from peftcore.run.holder import ContextHolder
@@ -64,10 +65,10 @@ def apply(model: nn.Module, adapter: A) -> A:
 
 def _freeze(found: Survey, state: ModelState) -> None:
     for module in found.modules.values():
-        for parameter in module._parameters.values():
+        for leaf, parameter in module._parameters.items():
             # a parameter that was frozen a moment ago requires no gradient any more
             if parameter is not None and parameter.requires_grad:
-                state.frozen.append(parameter)
+                state.frozen.append((module, leaf, parameter))
                 parameter.requires_grad_(False)
 
 
@@ -146,6 +147,9 @@ def _give_back(model: nn.Module, state: ModelState) -> None:
         if SEAT in module.__dict__:
             restore(module)
     state.statistics.take_out()
-    for parameter in state.frozen:
+    for module, leaf, parameter in state.frozen:
         parameter.requires_grad_(True)
+        there = module._parameters.get(leaf)
+        if there is not None and there is not parameter and offloads(module):
+            there.requires_grad_(True)  # each call of an offloaded module makes a new one
     model.__dict__.pop(STATE, None)

@@ -186,6 +186,7 @@ class _Checks:
             )
         self._check_parts(site, method, piece)
         self._check_needs(site, method, piece)
+        self._check_kept(site, method)
         if site.features is not None and not piece.sliceable:
             raise AttachError(
                 f"{method.name} cannot act at {site.name}: a {type(piece).__name__} edits a whole"
@@ -193,8 +194,7 @@ class _Checks:
             )
         if isinstance(piece, Reparam) and (layer := layer_of(site.module)):
             layer.weight(site.module)  # raises where it cannot be read
-            given_up = not piece.has_through and not site.direct
-            if given_up and has_forward_of_its_own(site.module):
+            if not site.direct and has_forward_of_its_own(site.module):
                 raise AttachError(
                     f"{method.name} cannot act at {site.name}: a {type(site.module).__name__}"
                     " computes more than the layer that it is made from, and with another weight"
@@ -229,6 +229,23 @@ class _Checks:
                 " batch. Build the model with batch_first=True, or leave it out with exclude."
             )
 
+    def _check_kept(self, site: Site, method: Method) -> None:
+        """Refuse places whose offloaded weights are not brought in by a call of the place."""
+        whole = next(
+            (k for k in (self._found.kept.get(p) for p in _above(site.path)) if k and k.whole), None
+        )
+        if whole is not None or (site.keeper is not None and site.direct):
+            raise AttachError(
+                f"{method.name} cannot act at {site.here}: accelerate offloads the weights there,"
+                + (
+                    " and brings them in together with all that is inside of an enclosing module"
+                    " (preload_module_classes), a piece's tensors among them."
+                    if whole
+                    else " and the model reads them without calling their module."
+                )
+                + " Keep this module on its device with a device_map, or leave it out with exclude."
+            )
+
     def _check_parts(self, site: Site, method: Method, piece: Piece) -> None:
         held = ""
         if piece._modules:
@@ -244,6 +261,14 @@ class _Checks:
                 f" {held} as a part of itself. Keep what it needs of the model in a tuple or a"
                 " dataclass, or read it from the site."
             )
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield a path and those of all modules that enclose it."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _settle(piece: Piece, site: Site, dtype: torch.dtype | None) -> None:

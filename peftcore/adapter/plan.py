@@ -21,6 +21,7 @@ from peftcore.model.globs import path_matches, role_matches
 from peftcore.model.sites import ParameterInfo
 from peftcore.model.survey import Survey, check_targets, survey
 from peftcore.model.targets import Targets, per_role_fields, targets_of
+from peftcore.model.walk import running_of
 from peftcore.registry.installed import installed
 
 #: Labels under which full modules are stored.
@@ -241,6 +242,7 @@ def make_plan(
         _select(chosen, found),
         _whole(found, save_frozen, FROZEN),
     )
+    _check_at_hand(selected, found)
     labels = {p.label for p in placed} | {s.label for s in selected}
     for method in chosen:
         if method.label not in labels:
@@ -373,6 +375,25 @@ def _once(*groups: Iterable[Selected]) -> list[Selected]:
             )
         merged.setdefault(item.info.name, item)
     return list(merged.values())
+
+
+def _check_at_hand(selected: Sequence[Selected], found: Survey) -> None:
+    """Refuse to hold values in the place of parameters that each call replaces."""
+    for item in selected:
+        keeper = found.kept.get(item.info.path)
+        if keeper is not None and item.info.parameter.is_meta:
+            raise AttachError(
+                f"{item.label}: {item.info.name} is offloaded by accelerate, whose hook would put"
+                " the base's value in the place of the adapter's in each call. Keep this module on"
+                f" {keeper.device} with a device_map, or leave it out."
+            )
+    for path in found.kept:
+        gone = [leaf for leaf, buffer in running_of(found.modules[path]) if buffer.is_meta]
+        if gone:
+            raise AttachError(
+                f"{path}.{gone[0]} is offloaded (offload_buffers): what training does"
+                " to such statistics would be lost. Offload without offload_buffers."
+            )
 
 
 def _unique(pieces: Iterable[Piece]) -> list[nn.Parameter]:

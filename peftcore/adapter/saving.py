@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from peftcore.adapter.switch import base_only, note_values
 from peftcore.adapter.verify import verify
 from peftcore.adapter.watch import Watch
 from peftcore.errors import CheckpointError, ConfigError
+from peftcore.model.offloading import Values, keepers
 from peftcore.model.walk import base_modules, running_of
 from peftcore.registry.hookspecs import GROUP
 from peftcore.registry.installed import installed
@@ -51,8 +53,6 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
         watch.report()
     tensors = state_of_adapter(adapter)
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds NaN or infinite values; {path} is left as it was.")
     description = _describe(adapter, tensors, extra or {}).signed()
@@ -61,12 +61,19 @@ def save(adapter: Attached, path: str | Path, *, extra: Mapping[str, Any] | None
 
 
 def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
-    """Return every tensor of an adapter by its name in a checkpoint, on the CPU."""
+    """Return every tensor of an adapter by its name in a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: one is on the meta device.
+    """
     found = _tensors(adapter.plan)
     assert not set(found) & {s.name for s in adapter.swaps}, "a piece's tensor and the base's"
     found |= {swap.name: swap.own for swap in adapter.swaps}
     state = state_of(adapter.carrier())
     found |= state.statistics.moved() if adapter.is_in else adapter.statistics
+    for name, tensor in found.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 
@@ -117,17 +124,17 @@ def _describe(
     )
 
 
-def _base_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+def _base_tensors(model: nn.Module, plan: Plan) -> Values:
     """Return the base's parameters and statistics by name, without what the adapter brings."""
     brought = {s.info.name for s in plan.selected}
     parked = _parked(model)
-    found = {}
+    found = Values(model)
     for path, module, _ in base_modules(model):
         for leaf, tensor in (*module._parameters.items(), *running_of(module)):
             name = f"{path}.{leaf}" if path else leaf
             value = parked.get((id(module), leaf), tensor)
             if value is not None and name not in brought:
-                found[name] = value
+                found.add(path, leaf, value)
     return found
 
 
@@ -163,9 +170,9 @@ def load_as(
     check_free(model, name, "load")
     _check_versions(description, path, allow_other_version)
     choices = [{"method": m.method, **m.config} for m in description.methods]
-    random_state = torch.get_rng_state()
     try:
-        with base_only(model):
+        # the random start of the pieces is overwritten below
+        with _generators_kept(model), base_only(model):
             plan = make_plan(
                 model, choices, {}, None, description.modules_to_save,
                 description.save_frozen, tensors=tensors,
@@ -174,9 +181,6 @@ def load_as(
         if error.exit_code == 3:
             raise
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
-    finally:
-        # the random start of the pieces is overwritten below
-        torch.set_rng_state(random_state)
     _check_base(model, plan, description, path, allow_other_base)
     _check_fit(plan, tensors, path)
     adapter = apply(model, kind(name, model, plan))
@@ -186,6 +190,19 @@ def load_as(
         remove(model, state_of(model), adapter)
         raise
     return adapter
+
+
+@contextmanager
+def _generators_kept(model: nn.Module) -> Iterator[None]:
+    """Leave the generators of random numbers as they were: the CPU's, and those of the model."""
+    devices = {p.device for p in model.parameters()} | {k.device for k in keepers(model).values()}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([]))
+        # mps has one generator, which is not asked for by device
+        for kind in {device.type for device in devices} - {"cpu", "meta", "mps"}:
+            there = [device for device in devices if device.type == kind]
+            stack.enter_context(torch.random.fork_rng(there, device_type=kind))
+        yield
 
 
 def _check_versions(description: Description, path: str | Path, allowed: bool) -> None:

@@ -14,6 +14,7 @@ from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Piece, Reparam
 from peftcore.method.placed import Placed
+from peftcore.model.offloading import keepers, offloads
 from peftcore.run.holder import ContextHolder
 from peftcore.run.seat import seat_of
 
@@ -42,13 +43,24 @@ class Swap:
         """Name in a checkpoint."""
         return self.selected.name
 
+    def check_at_hand(self) -> None:
+        """Refuse what cannot be done once the parameter's place was offloaded."""
+        if any(offloads(module) for module, _ in self.places):
+            raise AttachError(
+                f"{self.selected.info.name} was offloaded by accelerate while an adapter had a"
+                " value of its own there, and cannot be trained, exchanged or saved: take the hooks"
+                " away first, with accelerate.hooks.remove_hook_from_module(model, recurse=True)."
+            )
+
     def put_in(self, *, own: bool) -> None:
         """Put the adapter's own parameter, or the base's, into the modules."""
         coming, going = (self.own, self.base) if own else (self.base, self.own)
+        self.check_at_hand()
         if coming.device != going.device:  # moved by hand, parameter by parameter
             coming.data = coming.data.to(going.device)
         for module, leaf in self.places:
-            if module._parameters.get(leaf) is not going and going is self.own:
+            there = module._parameters.get(leaf)
+            if there is not going and going is self.own and not _copied(there, going):
                 continue  # somebody has put another parameter there, which is theirs
             module._parameters[leaf] = coming
         self._note_cast()
@@ -67,6 +79,12 @@ class Swap:
             casts = seat_of(module).casts
             if self.own.dtype != self.base.dtype or leaf in casts:
                 casts[leaf] = self.base.dtype
+
+
+def _copied(there: nn.Parameter | None, own: nn.Parameter) -> bool:
+    """Tell whether a parameter is an adapter's own, as it comes back from being offloaded."""
+    alike = there is not None and there.shape == own.shape and there.device == own.device
+    return alike and there is not None and not own.is_meta and torch.equal(there, own)
 
 
 class Attached:
@@ -117,6 +135,7 @@ class Attached:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield (name in a checkpoint, parameter) of all that is trained."""
+        self.come_home()
         seen: set[int] = set()
         for item in self.placed:
             for name, parameter in item.piece.named_parameters():
@@ -126,6 +145,19 @@ class Attached:
         for swap in self.swaps:
             if swap.selected.trained:
                 yield swap.name, swap.own
+
+    def come_home(self) -> None:
+        """Take back the pieces' tensors, if the model was offloaded with them."""
+        for item in self.placed:
+            if item.away:
+                item.come_home()
+                if item.away and self.model is not None and keepers(self.model):
+                    raise AttachError(
+                        f"{item.name} was offloaded by accelerate together with the module that"
+                        " encloses it (preload_module_classes): take the hooks away with"
+                        " accelerate.hooks.remove_hook_from_module(model, recurse=True), and leave"
+                        " out the adapter there."
+                    )
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that is trained, for an optimiser."""
@@ -283,7 +315,7 @@ class ModelState:
         adapters: by name, in the order in which they were attached.
         active: names of the active ones outside of blocks, in order.
         merged: merges that can be undone, oldest first: (name, undo entries).
-        frozen: base parameters that attaching froze.
+        frozen: base parameters that attaching froze, with the modules and names of their places.
         statistics: running statistics of the base's batch norms.
         holder: the context of the batch that is running, and the open blocks.
         entry: module whose call makes the context, once a piece needs one.
@@ -294,7 +326,7 @@ class ModelState:
         self.adapters: dict[str, Attached] = {}
         self.active: tuple[str, ...] = ()
         self.merged: list[tuple[str, list[Any]]] = []
-        self.frozen: list[nn.Parameter] = []
+        self.frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.holder = holder
         self.entry: nn.Module | None = None
 

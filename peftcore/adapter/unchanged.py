@@ -52,7 +52,9 @@ def _content(modules: Iterable[nn.Module]) -> list[Any]:
         found.append(module.__class__)
         found.extend(module._modules)
         for tensor in module._parameters.values():
-            if tensor is not None:
-                found.append(id(tensor))
-                found.append(tensor._version)
+            if tensor is None:
+                continue
+            # one on the meta device has no values; where it is offloaded each call makes a new one
+            found.append(tuple(tensor.shape) if tensor.is_meta else id(tensor))
+            found.append(-1 if tensor.is_meta else tensor._version)
     return found

@@ -16,6 +16,7 @@ def verify(adapters: Sequence[Attached]) -> None:
         AttachError: a module or parameter was replaced, or resized, since it was rewritten.
     """
     for adapter in adapters:
+        adapter.come_home()
         _verify_modules(adapter)
         _verify_values(adapter, active=adapter.is_in)
 
@@ -50,6 +51,7 @@ def _verify_modules(adapter: Attached) -> None:
 
 def _verify_values(adapter: Attached, *, active: bool) -> None:
     for swap in adapter.swaps:
+        swap.check_at_hand()
         for module, leaf in swap.places:
             there = module._parameters.get(leaf)
             if there is not swap.own and there is not swap.base and not active:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import nn
 
 from peftcore.method.pieces import Piece
+from peftcore.model.offloading import take_back
 from peftcore.model.sites import Site
 
 
@@ -23,14 +26,46 @@ class Placed:
     label: str
     key: str
     piece: Piece
+    #: The piece's parameters by name, which an optimiser may hold, and where the first of them is.
+    _own: dict[str, nn.Parameter | None] = field(default_factory=dict, init=False, repr=False)
+    _first: tuple[dict[str, nn.Parameter | None], str] | None = field(
+        default=None, init=False, repr=False
+    )
 
     @property
     def name(self) -> str:
         """Prefix of the piece's tensors in a checkpoint."""
         return ".".join(part for part in (self.site.name, self.label, self.key) if part)
 
+    def remember(self) -> None:
+        """Remember the piece's parameters, in case that something puts others in their place."""
+        piece = self.piece
+        self._own = dict(piece.named_parameters() if piece._modules else piece._parameters)
+        for module in piece.modules() if piece._modules else (piece,):
+            if module._parameters:
+                self._first = module._parameters, next(iter(module._parameters))
+                break
+
+    @property
+    def away(self) -> bool:
+        """Whether the piece's tensors have been taken away, as by offloading the whole model."""
+        if self._first is None:
+            return False
+        there, leaf = self._first
+        tensor = there.get(leaf)
+        return tensor is not None and tensor.is_meta
+
+    def come_home(self) -> None:
+        """Take back what was offloaded since the piece was put into its model."""
+        for prefix, module in self.piece.named_modules():
+            for leaf, tensor in take_back(module).items():
+                own = self._own.get(f"{prefix}.{leaf}" if prefix else leaf)
+                if own is not None and own.shape == tensor.shape:
+                    own.data = tensor.data
+                    module._parameters[leaf] = own
+
     def child(self, adapter: str) -> str:
-        """Return the name of the piece in the container of its module."""
+        """Return the name of the piece in the container of its module; fit for a file's name."""
         role = f"[{self.site.role.replace('.', '-')}]" if self.site.features else ""
-        key = f"/{self.key}" if self.key else ""
-        return f"{adapter}/{self.label}{role}{key}"
+        key = f"~{self.key}" if self.key else ""
+        return f"{adapter}~{self.label}{role}{key}"

@@ -11,6 +11,7 @@ from peftcore.errors import TargetError
 from peftcore.method.config import Mark, MethodConfig
 from peftcore.method.method import Method
 from peftcore.method.pieces import Piece
+from peftcore.model.layers import has_forward_of_its_own
 from peftcore.model.sites import Site
 from peftcore.model.walk import bare_class
 from peftcore.registry.hookspecs import hookimpl
@@ -122,9 +123,12 @@ class Targeted(Method):
         if whole not in self.plain:
             return
         plain, cls = _PLAIN[kind], bare_class(site.module)
-        # of other classes than torch's own, linear ones have a handler that knows them
-        foreign = whole == "linear" and not issubclass(cls, plain)
-        if not foreign and getattr(cls, "forward", None) is not plain.forward:
+        # a linear layer whose forward a handler knows is as good; of others more is repeated
+        if whole == "linear":
+            more = has_forward_of_its_own(site.module)
+        else:
+            more = getattr(cls, "forward", None) is not plain.forward
+        if more and not site.direct:
             raise TargetError(
                 f"{where} is a {cls.__name__}, which does more than a plain {plain.__name__};"
                 f" {self.name} cannot act beside what else it does. Leave it out with exclude."

@@ -188,7 +188,11 @@ def layer_of(module: nn.Module) -> Layer | None:
 
 
 def has_forward_of_its_own(module: nn.Module) -> bool:
-    """Tell whether a subclass of a known layer computes something that its handler does not."""
+    """Tell whether a subclass of a known layer computes something that its handler does not.
+
+    What it makes of its weight is then not known, so that nothing may take another weight for it;
+    where the model calls it. A handler of its type, brought by a plugin, knows.
+    """
     cls, handler = bare_class(module), layer_of(module)
     return any(
         issubclass(cls, known) and cls.forward is not known.forward
@@ -215,13 +219,13 @@ def _find(cls: type[nn.Module], weighted: bool) -> Layer | None:
     return _NORM if is_norm or named else None
 
 
-def _first_parameter(module: nn.Module) -> nn.Parameter | None:
+def first_parameter(module: nn.Module) -> nn.Parameter | None:
     """Return the first floating parameter inside a module; torch's own walk is slow."""
     for parameter in module._parameters.values():
         if parameter is not None and parameter.is_floating_point():
             return parameter
     found = (
-        _first_parameter(m) for n, m in module._modules.items() if m is not None and n != CONTAINER
+        first_parameter(m) for n, m in module._modules.items() if m is not None and n != CONTAINER
     )
     return next((p for p in found if p is not None), None)
 
@@ -231,7 +235,7 @@ def info_of(module: nn.Module, width: int | None = None) -> LayerInfo:
     layer = layer_of(module)
     if layer is not None:
         return layer.info(module)
-    parameter = _first_parameter(module)
+    parameter = first_parameter(module)
     if parameter is None:
         return LayerInfo("module", width or 0, width or 0)
     return LayerInfo("module", width or 0, width or 0, False, parameter.dtype, parameter.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from peftcore.model.layers import InProjection, LayerInfo, layer_of
+from peftcore.model.offloading import Keeper
 from peftcore.model.targets import Targets, setting_for
 
 
@@ -28,6 +30,7 @@ class Site:
         weight_name: name of the parameter that holds the weight.
         stack: name of the stack that holds it, in a model of several (``encoder``, ``decoder``).
         stack_blocks: (first, stop) of the blocks of that stack; of all where there is one.
+        keeper: what keeps the weights between calls, where the model is offloaded.
     """
 
     path: str
@@ -41,6 +44,7 @@ class Site:
     weight_name: str = "weight"
     stack: str = ""
     stack_blocks: tuple[int, int] = (0, 0)
+    keeper: Keeper | None = None
 
     @property
     def kind(self) -> str:
@@ -67,7 +71,8 @@ class Site:
         fused = self.weight_name == InProjection.weight_name
         layer = InProjection() if fused else layer_of(self.module)
         assert layer is not None
-        weight = layer.weight(self.module).detach()
+        with self.keeper.loaded(self.module) if self.keeper else nullcontext():
+            weight = layer.weight(self.module).detach()
         return weight[slice(*self.features)] if self.features else weight
 
     def inside(self, other: Site) -> bool:

@@ -12,7 +12,8 @@ from torch import nn
 from peftcore.errors import AttachError, TargetError, nearest
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
-from peftcore.model.layers import InProjection, LayerInfo, info_of, layer_of
+from peftcore.model.layers import InProjection, LayerInfo, first_parameter, info_of, layer_of
+from peftcore.model.offloading import Keeper, keepers
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.targets import Targets
 from peftcore.model.walk import base_modules
@@ -36,6 +37,7 @@ class Survey:
         base: number of parameters of the bare model.
         blocks_base: number of parameters inside its blocks.
         blocks: number of its blocks.
+        kept: by path, what keeps the weights of a module between calls, of an offloaded model.
     """
 
     backbone: Backbone
@@ -46,6 +48,7 @@ class Survey:
     base: int
     blocks_base: int
     blocks: int
+    kept: dict[str, Keeper]
     _where: dict[str, _Where]
 
     @cached_property
@@ -165,12 +168,13 @@ def survey(model: nn.Module, backbone: Backbone) -> Survey:
             parents[path] = parent
     roles = backbone.role_globs(model)
     where, blocks = _places(modules, roles.get("block", ()), backbone.stack_globs(model))
-    sites = list(_sites(model, backbone, modules, parents, roles, where, blocks))
+    kept = keepers(model)
+    sites = list(_sites(model, backbone, modules, parents, roles, where, blocks, kept))
     shared = {path: paths for paths in by_module.values() if len(paths) > 1 for path in paths}
     tied = {name: names for names in by_parameter.values() if len(names) > 1 for name in names}
     base = sum(size for _, size in sizes)
     in_blocks = sum(size for path, size in sizes if where[path].block is not None)
-    return Survey(backbone, sites, modules, shared, tied, base, in_blocks, blocks, where)
+    return Survey(backbone, sites, modules, shared, tied, base, in_blocks, blocks, kept, where)
 
 
 def _places(
@@ -232,6 +236,7 @@ def _sites(
     roles: Mapping[str, Sequence[str]],
     where: Mapping[str, _Where],
     count: int,
+    kept: Mapping[str, Keeper],
 ) -> Iterator[Site]:
     known = _roles_by(tuple((name, tuple(globs)) for name, globs in roles.items()))
     fuses = type(backbone).slices is not Backbone.slices
@@ -240,23 +245,43 @@ def _sites(
         layer = layer_of(module)
         role = known.of(path)
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            yield from _fused_attention(path, module, here, count)
+            yield from _fused_attention(path, module, here, count, kept.get(path))
         if layer is not None:
             info = layer.info(module)
         elif role:
             info = info_of(module, backbone.width(model, path, module))
         else:
             continue
+        info = _where_it_computes(info, path, modules, kept)
         direct = _read_directly(path, parents[path], backbone)
         role = role or _structural_role(info.kind)
         name = layer.weight_name if layer else "weight"
-        rest = (direct, name, here.stack, here.span)
+        rest = (direct, name, here.stack, here.span, kept.get(path))
         yield Site(path, role, module, info, here.block, count, None, *rest)
         if not fuses:
             continue
         for part, (start, stop) in backbone.slices(path, role, info).items():
             sliced = _part(info, start, stop)
             yield Site(path, part, module, sliced, here.block, count, (start, stop), *rest)
+
+
+def _where_it_computes(
+    info: LayerInfo, path: str, modules: Mapping[str, nn.Module], kept: Mapping[str, Keeper]
+) -> LayerInfo:
+    """Return the layer on the device of its computation, which its own tensors may not tell."""
+    module, above = modules[path], path
+    tensors = (*module._parameters.values(), *module._buffers.values(), *module._modules.values())
+    if all(tensor is None for tensor in tensors):
+        # it computes where what encloses it does
+        while above and first_parameter(modules[above]) is None:
+            above = above.rpartition(".")[0]
+        found = first_parameter(modules[above])
+        info = info if found is None else info.on(found.device)
+    if info.device.type != "meta" or not kept:
+        return info
+    inside = (k for p, k in kept.items() if not above or f"{p}.".startswith(f"{above}."))
+    keeper = kept.get(above) or next(inside, None)
+    return info if keeper is None else info.on(keeper.device)
 
 
 def _read_directly(path: str, parent: nn.Module | None, backbone: Backbone) -> bool:
@@ -280,10 +305,12 @@ def _part(info: LayerInfo, start: int, stop: int) -> LayerInfo:
 
 
 def _fused_attention(
-    path: str, module: nn.MultiheadAttention, here: _Where, count: int
+    path: str, module: nn.MultiheadAttention, here: _Where, count: int, keeper: Keeper | None
 ) -> Iterator[Site]:
     info = InProjection().info(module)
-    rest = (True, InProjection.weight_name, here.stack, here.span)
+    if keeper is not None:
+        info = info.on(keeper.device)
+    rest = (True, InProjection.weight_name, here.stack, here.span, keeper)
     whole = (0, info.out_features)
     yield Site(path, "attention.qkv", module, info, here.block, count, whole, *rest)
     width = info.out_features // 3

@@ -34,12 +34,6 @@ def running_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None]
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the first parameter of a model."""
-    parameter = next(model.parameters(), None)
-    return parameter.device if parameter is not None else torch.device("cpu")
-
-
 # --- modules -----------------------------------------------------------------------------------
 
 

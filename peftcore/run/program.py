@@ -15,6 +15,7 @@ from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform
 from peftcore.method.placed import Placed
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, layer_of
+from peftcore.model.offloading import offloads
 from peftcore.run.casting import new_bias, run_around, run_piece
 from peftcore.run.holder import ContextHolder
 
@@ -28,6 +29,7 @@ class Program:
     def __init__(self, module: nn.Module, placed: Sequence[Placed], holder: ContextHolder):
         self.layer: Layer | None = layer_of(module)
         self.holder = holder
+        self.placed = placed
         self.around: list[Around] = []
         self.inputs: list[Transform] = []
         self.outputs: list[Transform] = []
@@ -163,7 +165,10 @@ class Program:
                 whole = layer.weight(module)[here]
                 return reparametrised(whole, [(p, None) for p in before], context)
 
-            read = None if i else (*module._parameters.values(), *module._buffers.values())
+            read: Iterable[Tensor | None] | None = None
+            if not i:  # offloaded weights are new tensors in each call, and must not be held
+                kept = offloads(module) is not None
+                read = () if kept else (*module._parameters.values(), *module._buffers.values())
             precomputed = piece.precomputed(weight, read, self.holder.sequence)
             more = {"context": context} if piece.through_uses_context else {}
             call = functools.partial(_through, piece, call, precomputed, bias, more)

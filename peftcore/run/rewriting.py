@@ -162,6 +162,10 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
                 holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            for item in program.placed:
+                if item.away:
+                    item.come_home()
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -337,6 +341,7 @@ def put(module: nn.Module, adapter: str, item: Placed) -> None:
             piece.train(module.training)
         else:  # what train would do, without a walk
             piece.__dict__["training"] = module.training
+    item.remember()
     seat_of(module).placed.setdefault(adapter, []).append(item)
 
 

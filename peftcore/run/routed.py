@@ -65,6 +65,7 @@ class Routed:
         self.holder = holder
         self.swaps = swaps
         self.programs = [Program(module, group, holder) if group else None for group in items]
+        self.placed = [item for group in items for item in group]
         self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
         self._banks: dict[tuple[int, torch.device], tuple[Any, Callable[..., Tensor] | None]] = {}
         having = [i for i, pieces in enumerate(self.pieces) if pieces]

@@ -111,15 +111,38 @@ def test_pairs_of_reflections_start_as_the_identity() -> None:
     assert u.grad.any()
 
 
+class Cache(list[Tensor]):
+    def get_seq_length(self) -> int:
+        return len(self)
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        cache.append(x)
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
 def test_a_generated_token_does_not_solve_again() -> None:
-    model, _ = layer("hra", width=64, rank=4)
-    x = torch.randn(1, 64)
-    model.eval()
-    with torch.no_grad():
-        model(x)
-        with FlopCounterMode(display=False) as counter:
-            model(x)
-    assert counter.get_total_flops() == 2 * (64 * 10 + 2 * 4 * 64)
+    model, x, cache = Decoder().eval(), torch.randn(1, 64), Cache()
+    adapter = peftcore.attach(model, "hra", targets=["linear"], rank=4)
+
+    def flops(cache: Cache) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(x, cache)
+        return counter.get_total_flops()
+
+    token = 2 * (64 * 10 + 2 * 4 * 64)
+    solving = flops(cache)
+    assert flops(cache) == flops(cache) == token < solving
+    before = model(x, cache)
+    for parameter in adapter.parameters():
+        parameter.data.mul_(1.5)  # as averaging weights does, unseen by autograd
+    assert flops(Cache()) == solving
+    assert not torch.equal(model(x, Cache()), before)
 
 
 def test_slices_of_a_fused_layer_turn_the_input_their_own_way() -> None:

@@ -40,8 +40,15 @@ def from_examples(
     The model runs in evaluation mode and is afterwards as it was.
 
     Raises:
-        AttachError: there are too few examples, or no gradient comes of them.
+        AttachError: there are too few examples, or no gradient comes of them; the model is
+            offloaded, so that gradients would not reach its parameters.
     """
+    away = next((name for name, p in model.named_parameters() if p.is_meta), None)
+    if away is not None:
+        raise AttachError(
+            f"score: {config.score} needs gradients of the weights, and {away} is offloaded. Write"
+            " score: magnitude, or load the model without offloading."
+        )
     parameters = {id(parameter_of(site)): parameter_of(site) for site in sites}
     targeted = [p for p in parameters.values() if p is not None]
     if config.score in FROM_TUNING:
