@@ -75,7 +75,9 @@ from peftcore.model.layers import (
     InProjection as InProjection,
     Layer as Layer,
     LayerInfo as LayerInfo,
+    Weights as Weights,
     info_of as info_of,
+    layer_at as layer_at,
     layer_of as layer_of,
 )
 from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site

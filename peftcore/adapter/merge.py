@@ -14,7 +14,7 @@ from peftcore.adapter.switch import check_outside, switch
 from peftcore.adapter.verify import verify
 from peftcore.errors import AttachError, MergeError, UnknownName, nearest
 from peftcore.method.placed import Placed
-from peftcore.model.layers import InProjection, Layer, layer_of
+from peftcore.model.layers import Layer, layer_at
 from peftcore.model.walk import ties
 from peftcore.run.program import folded, rebiased_by
 from peftcore.store.fingerprint import look
@@ -314,9 +314,7 @@ def _check_tied(items: list[Placed], names: list[str], changing: dict[str, list[
 
 
 def _layer(item: Placed) -> Layer | None:
-    if item.site.weight_name == InProjection.weight_name:
-        return InProjection()
-    return layer_of(item.site.module)
+    return layer_at(item.site.module, item.site.weight_name)
 
 
 def _name(item: Placed, leaf: str) -> str:

@@ -25,7 +25,7 @@ from peftcore.method.pieces import (
     trainable_dtype,
 )
 from peftcore.method.placed import Placed
-from peftcore.model.layers import has_forward_of_its_own, layer_of
+from peftcore.model.layers import has_forward_of_its_own, layer_at
 from peftcore.model.sites import Site
 from peftcore.model.survey import Survey, check_shared
 from peftcore.registry.installed import installed
@@ -191,7 +191,7 @@ class _Checks:
                 f"{method.name} cannot act at {site.name}: a {type(piece).__name__} edits a whole"
                 " module, and this is a slice of one. Target the module."
             )
-        if isinstance(piece, Reparam) and (layer := layer_of(site.module)):
+        if isinstance(piece, Reparam) and (layer := layer_at(site.module, site.weight_name)):
             layer.weight(site.module)  # raises where it cannot be read
             given_up = not piece.has_through and not site.direct
             if given_up and has_forward_of_its_own(site.module):

@@ -12,7 +12,7 @@ from torch import nn
 from peftcore.errors import AttachError, TargetError, nearest
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
-from peftcore.model.layers import InProjection, LayerInfo, info_of, layer_of
+from peftcore.model.layers import LayerInfo, info_of, layer_of, weights_of
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.targets import Targets
 from peftcore.model.walk import base_modules
@@ -51,7 +51,13 @@ class Survey:
     @cached_property
     def parameters(self) -> list[ParameterInfo]:
         """Describe every parameter of the base model once, in model order."""
-        whole = {s.path: s for s in reversed(self.sites) if s.features is None}
+        whole = {s.path: s for s in reversed(self.sites) if s.features is None and not s.part}
+        parts = {
+            (s.path, leaf): s
+            for s in reversed(self.sites)
+            if s.part
+            for leaf in (s.weight_name, s.bias_name)
+        }
         seen: set[int] = set()
         out = []
         for path, module in self.modules.items():
@@ -64,10 +70,8 @@ class Survey:
                     continue
                 seen.add(id(parameter))
                 name = f"{path}.{leaf}" if path else leaf
-                role = site.role if site else ""
-                # the fused projection of nn.MultiheadAttention is no module with a role of its own
-                fused = leaf.startswith("in_proj_")
-                place = ("attention.qkv", "linear") if fused else (role, kind)
+                part = parts.get((path, leaf))
+                place = (part.role, part.kind) if part else (site.role if site else "", kind)
                 out.append(
                     ParameterInfo(
                         name, path, leaf, *place, where.block, self.blocks, parameter, where.stack,
@@ -239,8 +243,7 @@ def _sites(
         here = where[path]
         layer = layer_of(module)
         role = known.of(path)
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            yield from _fused_attention(path, module, here, count)
+        yield from _weights(path, module, here, count)
         if layer is not None:
             info = layer.info(module)
         elif role:
@@ -279,20 +282,20 @@ def _part(info: LayerInfo, start: int, stop: int) -> LayerInfo:
     )  # fmt: skip
 
 
-def _fused_attention(
-    path: str, module: nn.MultiheadAttention, here: _Where, count: int
-) -> Iterator[Site]:
-    info = InProjection().info(module)
-    rest = (True, InProjection.weight_name, here.stack, here.span)
-    whole = (0, info.out_features)
-    yield Site(path, "attention.qkv", module, info, here.block, count, whole, *rest)
-    width = info.out_features // 3
-    for i, part in enumerate(("query", "key", "value")):
-        features = (i * width, (i + 1) * width)
-        sliced = _part(info, *features)
-        yield Site(
-            path, f"attention.{part}", module, sliced, here.block, count, features, *rest
-        )  # fmt: skip
+def _weights(path: str, module: nn.Module, here: _Where, count: int) -> Iterator[Site]:
+    """Yield the weights that a module holds itself; of fused attention, its three parts as well."""
+    for role, layer in weights_of(module).items():
+        info = layer.info(module)
+        rest = (True, layer.weight_name, here.stack, here.span, True)
+        if role != "attention.qkv":
+            yield Site(path, role, module, info, here.block, count, None, *rest)
+            continue
+        whole, width = (0, info.out_features), info.out_features // 3
+        yield Site(path, role, module, info, here.block, count, whole, *rest)
+        for i, name in enumerate(("query", "key", "value")):
+            features = (i * width, (i + 1) * width)
+            part = _part(info, *features)
+            yield Site(path, f"attention.{name}", module, part, here.block, count, features, *rest)
 
 
 def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Targets]) -> list[str]:

@@ -64,7 +64,7 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
 
 @hookimpl
 def peftcore_register_layers() -> list[LayerSpec]:
-    """Return the handlers of GPT-2's transposed linear and of Gemma's scaled embedding."""
+    """Return the handlers of GPT-2's transposed linear, Gemma's scaled embedding, and experts."""
     scaled = (
         "transformers.models.gemma.modeling_gemma:GemmaTextScaledWordEmbedding",
         "transformers.models.gemma2.modeling_gemma2:Gemma2TextScaledWordEmbedding",
@@ -73,4 +73,5 @@ def peftcore_register_layers() -> list[LayerSpec]:
     return [
         LayerSpec("transformers.pytorch_utils:Conv1D", "peftcore_llm.layers:TransposedLinear"),
         *(LayerSpec(kind, "peftcore_llm.layers:ScaledEmbedding") for kind in scaled),
+        LayerSpec("transformers.models.*:*Experts", "peftcore_transformers.experts:Experts"),
     ]
