@@ -1,4 +1,4 @@
-"""Decoder-only language models: LLaMA, Mistral, Qwen, Gemma, GPT-2."""
+"""Decoder-only language models: LLaMA, Mistral, Qwen, Gemma, GPT-2, and those with experts."""
 
 from peftcore import BackboneSpec, LayerSpec, hookimpl
 
@@ -51,6 +51,16 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
                 "transformers.models.gemma3.modeling_gemma3:Gemma3ForCausalLM",
             ),
             configs=("gemma-2b", "gemma-7b", "gemma-2-2b", "gemma-3-1b"),
+        ),
+        BackboneSpec(
+            name="moe",
+            summary="Mixtral (Jiang et al. 2024), OLMoE, Qwen 2 and 3 MoE, gpt-oss: with experts.",
+            backbone="peftcore_llm.experts:Moe",
+            matches=tuple(
+                f"transformers.models.{name}.modeling_{name}:*"
+                for name in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+            ),
+            configs=("mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-20b"),
         ),
         BackboneSpec(
             name="gpt2",
