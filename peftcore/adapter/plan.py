@@ -226,7 +226,7 @@ def make_plan(
     found = survey(model, backbone_named(backbone) if backbone else backbone_of(model))
     _check_possible(chosen, found)
     for method in chosen:
-        method.config = _with_stand_ins(method, found)
+        method.config = _settled(method, found)
     problems = [p for m in chosen for p in _problems(found, m)]
     if problems:
         raise TargetError(problems)
@@ -271,17 +271,29 @@ def _check_possible(methods: Methods, found: Survey) -> None:
             raise AttachError(f"{method.name} cannot run on {found.backbone.name}: {reason}.")
 
 
-def _with_stand_ins(method: Method, found: Survey) -> Any:
-    """Return a method's configuration with defaults that name roles which this family has.
+#: Features of a family without which a method that acts on a sequence cannot run.
+_OF_A_SEQUENCE = {"tokens", "cache", "one-pass"}
 
-    What the user wrote stays, so that an error can say what is wrong with it.
+
+def _settled(method: Method, found: Survey) -> Any:
+    """Return a method's configuration with targets as this family settles what they leave open.
+
+    Defaults name roles that the family has. Where layers are counted, or the method acts on a
+    sequence, the stack is the family's main one. What the user wrote stays, so that an error can
+    say what is wrong with it.
     """
-    stands_in = found.backbone.stands_in
-    if not stands_in:
+    stands_in, main = found.backbone.stands_in, found.backbone.main_stack
+    if not (stands_in or main):
         return method.config
     known = found.roles()
     changed: dict[str, Targets] = {}
+    in_sequence = _OF_A_SEQUENCE.intersection(installed().methods[method.name].needs)
     for field_, targets in targets_of(method.config).items():
+        counts = in_sequence or targets.layers != "all"
+        by_path = any(role.startswith("path:") for role in targets.roles)
+        if main and counts and targets.stack is None and not by_path:
+            targets = targets.model_copy(update={"stack": main})
+            changed[field_] = targets
         lacking = [r for r in targets.roles if r not in known and r in stands_in]
         if lacking and field_ not in method.config.model_fields_set:
             roles = tuple(

@@ -63,6 +63,9 @@ class Backbone:
     heads: ClassVar[Sequence[str]] = ()
     #: The head that plans assume where none is named.
     default_head: ClassVar[str] = "none"
+    #: Of several stacks, the one whose tokens :meth:`context` tells of. Methods that act on a
+    #: sequence act there, and ``layers`` of targets count there, where targets name no stack.
+    main_stack: ClassVar[str] = ""
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -74,7 +74,7 @@ def _matches_one(pattern: str, role: str, path: str, kind: str | None) -> bool:
     if pattern.startswith("path:"):
         return path_matches(path, (pattern[5:],))
     if pattern == "all-linear":
-        return kind == "linear" and role != "head" and not role.endswith(".qkv")
+        return kind == "linear" and role not in ("head", "router") and not role.endswith(".qkv")
     return role_matches(role, pattern)
 
 
@@ -139,7 +139,9 @@ class Targets(Strict):
         Raises:
             TargetError: a chosen block does not exist.
         """
-        return _indices(self.layers, count, f"the {self.stack}" if self.stack else "the model")
+        return _indices(
+            self.layers, count, f"the stack {self.stack}" if self.stack else "the model"
+        )
 
     def _chooses_block(self, site: Place) -> bool:
         if site.block is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform
 from peftcore.method.placed import Placed
+from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, layer_at, layer_of
 from peftcore.run.casting import new_bias, run_around, run_piece
@@ -40,6 +41,8 @@ class Program:
         self.acts_on_call = len(self.direct) < len(placed)
         self.through = grouped(self.reparams)
         self.widening = [piece for piece in self.around if piece.widens]
+        #: The context tells of the tokens of another stack; here every token is real.
+        self.apart = any(is_apart(item.site.stack, holder.backbone) for item in placed)
 
     def _add(self, item: Placed) -> None:
         piece, features = item.piece, item.site.features
@@ -67,6 +70,8 @@ class Program:
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         context = self.holder.current
+        if self.apart:
+            context = context.elsewhere()
         if not self.around:
             return self._inside(module, base, args, kwargs, context)
         for wider in self.widening:
@@ -197,6 +202,11 @@ class Program:
         if here:
             return folded(stored, here, layer_at(module, name))
         return rebiased_by(stored, [p for p in self.direct if p.site.bias_name == name])
+
+
+def is_apart(stack: str, backbone: Backbone) -> bool:
+    """Tell whether the tokens and rows of a stack are others than the context tells of."""
+    return bool(stack and backbone.main_stack) and stack != backbone.main_stack
 
 
 def grouped(

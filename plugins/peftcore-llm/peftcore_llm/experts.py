@@ -21,8 +21,7 @@ class Moe(Llama):
         "mlp.gate": (f"{_MLP}.gate_proj", f"{_MLP}.{_SHARED}.gate_proj"),
         "mlp.up": (f"{_MLP}.up_proj", f"{_MLP}.{_SHARED}.up_proj"),
         "mlp.down": (f"{_MLP}.down_proj", f"{_MLP}.{_SHARED}.down_proj"),
-        "mlp.router": (f"{_MLP}.gate", f"{_MLP}.router", f"{_MLP}.shared_expert_gate"),
-        "mlp.experts": f"{_MLP}.experts",
+        "router": (f"{_MLP}.gate", f"{_MLP}.router", f"{_MLP}.shared_expert_gate"),
         "norm": (*Llama.roles["norm"], "**.layers.*.self_attn.{q,k}_norm"),
     }
     small = {
