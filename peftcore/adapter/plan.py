@@ -148,14 +148,23 @@ class Plan:
             names = self.survey.tied.get(chosen.info.name)
             if names and chosen.trained:
                 found.append(f"{' and '.join(names)} are one tied parameter, which trains as both.")
-        share = self.survey.reachable
-        if share < 0.5:
-            found.append(
-                f"Targets can reach {100 * share:.0f} % of this model's parameters; the rest lies"
-                f" in places that its backbone ({self.backbone.name}) gives no role, most of it in"
-                f" {self.survey.largest_without_role}. Name such places with path: globs."
-            )
+        if sentence := self._passed_over():
+            found.append(sentence)
+        if sentence := self.survey.out_of_reach():
+            found.append(sentence)
         return found
+
+    def _passed_over(self) -> str:
+        """Say how much all-linear leaves out where there are experts."""
+        globs = {r for m in self.methods for t in targets_of(m.config).values() for r in t.roles}
+        share = self.survey.share_of_experts
+        kinds = {i.site.kind for i in self.placed} | {s.info.kind for s in self.selected}
+        if not share or "all-linear" not in globs or "experts" in kinds:
+            return ""
+        return (
+            f"all-linear leaves out the experts, {100 * share:.0f} % of the parameters; methods"
+            " that know them, such as lora, take mlp.experts.* as a target."
+        )
 
     def __str__(self) -> str:
         return self.table()
@@ -169,6 +178,7 @@ class Plan:
             f" = {self.percent(convention):.4f} % {convention}"
             + (f"; head {self.head:,} besides" if self.head else "")
         )
+        lines.append(self.survey.coverage())
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

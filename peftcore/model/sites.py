@@ -57,6 +57,11 @@ class Site:
         return f"{self.weight_name}_bias"
 
     @property
+    def own_path(self) -> str:
+        """The path; of a weight that is one of several of its module, with the weight's name."""
+        return f"{self.path}.{self.weight_name}".removeprefix(".") if self.part else self.path
+
+    @property
     def name(self) -> str:
         """The path, with the role where several sites share one module."""
         return f"{self.path}[{self.role}]" if self.features or self.part else self.path
@@ -117,6 +122,11 @@ class ParameterInfo:
     parameter: nn.Parameter
     stack: str = ""
     stack_blocks: tuple[int, int] = (0, 0)
+
+    @property
+    def own_path(self) -> str:
+        """The path of its module."""
+        return self.path
 
     def matches(self, targets: Targets) -> bool:
         """Tell whether targets choose the module of this parameter."""

@@ -20,6 +20,8 @@ from peftcore.model.walk import base_modules
 _KIND_ROLES = {"linear": "linear", "norm": "norm", "embedding": "embeddings"}
 #: Roles of parameters that targets do not choose by a role of a network.
 _OUT_OF_REACH = ("", "head", "unused")
+#: Number of names that a line shows.
+_SHOWN = 5
 _FUSED_LAYER = ("linear1", "linear2", "norm1", "norm2")
 
 
@@ -86,15 +88,50 @@ class Survey:
         found = sum(p.parameter.numel() for p in self.parameters if p.role not in _OUT_OF_REACH)
         return found / self.base if self.base else 1.0
 
-    @property
-    def largest_without_role(self) -> str:
-        """Return the part of the model that holds most parameters out of reach of targets."""
+    @cached_property
+    def share_of_experts(self) -> float:
+        """Return the share of the parameters that experts hold."""
+        held = sum(p.parameter.numel() for p in self.parameters if p.kind == "experts")
+        return held / self.base if self.base else 0.0
+
+    @cached_property
+    def without_role(self) -> dict[str, int]:
+        """Return sizes of parameters of no role by name, those of all blocks together."""
+        sizes: dict[str, int] = {}
+        for p in self.parameters:
+            if not p.role:
+                name = re.sub(r"\.\d+(?=\.)", ".*", p.name)
+                sizes[name] = sizes.get(name, 0) + p.parameter.numel()
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    def coverage(self) -> str:
+        """Say what share of the parameters targets can reach, and what the others are."""
+        sizes = dict.fromkeys(_OUT_OF_REACH, 0)
+        for p in self.parameters:
+            if p.role in sizes:
+                sizes[p.role] += p.parameter.numel()
+        whole = self.base or 1
+        parts = [f"{role} {100 * n / whole:.1f} %" for role, n in sizes.items() if role and n]
+        found = "; ".join([f"targets can reach {100 * self.reachable:.1f} % of the base", *parts])
+        names = [f"{name} ({n:,})" for name, n in self.without_role.items()]
+        if len(names) > _SHOWN:
+            names[_SHOWN - 1 :] = [f"{len(names) - _SHOWN + 1} more"]
+        return f"{found}; no role: {', '.join(names)}" if names else found
+
+    def out_of_reach(self) -> str:
+        """Return a sentence where targets can reach less than half of the parameters."""
+        if self.reachable >= 0.5:
+            return ""
         sizes: dict[str, int] = {}
         for p in self.parameters:
             if p.role in _OUT_OF_REACH:
                 part = ".".join(p.path.split(".")[:2]) or p.name
                 sizes[part] = sizes.get(part, 0) + p.parameter.numel()
-        return max(sizes, key=sizes.__getitem__, default="")
+        return (
+            f"Targets can reach {100 * self.reachable:.0f} % of this model's parameters; the rest"
+            f" lies in places that its backbone ({self.backbone.name}) gives no role, most of it in"
+            f" {max(sizes, key=sizes.__getitem__)}. Name such places with path: globs."
+        )
 
     @cached_property
     def read_directly(self) -> set[str]:

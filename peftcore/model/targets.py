@@ -22,6 +22,8 @@ class Place(Protocol):
     @property
     def path(self) -> str: ...  # noqa: D102
     @property
+    def own_path(self) -> str: ...  # noqa: D102
+    @property
     def kind(self) -> str: ...  # noqa: D102
     @property
     def block(self) -> int | None: ...  # noqa: D102
@@ -153,14 +155,20 @@ class Targets(Strict):
 
     def match(self, site: Place) -> bool:
         """Tell whether a site or a parameter's module is targeted."""
-        kind = site.kind
-        if not _any_matches(self.roles, site.role, site.path, kind):
+        if not self._any(self.roles, site):
             return False
         if self.stack is not None and site.stack != self.stack:
             return False
         if self.layers != "all" and not self._chooses_block(site):
             return False
-        return not (self.exclude and _any_matches(self.exclude, site.role, site.path, kind))
+        return not (self.exclude and self._any(self.exclude, site))
+
+    @staticmethod
+    def _any(patterns: tuple[str, ...], site: Place) -> bool:
+        if _any_matches(patterns, site.role, site.path, site.kind):
+            return True
+        own = site.own_path
+        return own != site.path and _any_matches(patterns, site.role, own, site.kind)
 
 
 @lru_cache(maxsize=1024)
