@@ -128,6 +128,20 @@ class VisionLanguage(TransformersBackbone):
 
     # --- places ------------------------------------------------------------------------------
 
+    def entry(self, model: nn.Module) -> str:
+        """Return the path of the model; of CLIP and SigLIP, whose towers run apart, of the text's.
+
+        So ``get_text_features`` is a call of which methods are told, as a call of the whole is.
+        """
+        whole = super().entry(model)
+        towers = hasattr(model.get_submodule(whole), "text_model")
+        return ".".join(part for part in (whole, "text_model" if towers else "") if part)
+
+    def _network(self, model: nn.Module) -> str:
+        """Return the path of the networks without a language-model head."""
+        whole = super().entry(model)
+        return super()._network(model) if whole == self.entry(model) else whole
+
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return role to globs; what the model makes of its images decides which blocks run."""
         globs = {
@@ -152,8 +166,8 @@ class VisionLanguage(TransformersBackbone):
 
     def _image_blocks(self, model: nn.Module) -> tuple[range, range] | None:
         """Return the image blocks that a model reads and the rest, if it reads inside the tower."""
-        entry: Any = model.get_submodule(self.entry(model))
-        config = getattr(entry, "config", None)
+        whole: Any = model.get_submodule(super().entry(model))
+        config = getattr(whole, "config", None)
         layers = getattr(config, "vision_feature_layer", None)
         layers = getattr(config, "vision_feature_layers", layers)
         if layers is None:
@@ -195,8 +209,8 @@ class VisionLanguage(TransformersBackbone):
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return an image and a text a row, of unequal lengths; labels where there is a loss."""
-        entry: Any = model.get_submodule(self.entry(model))
-        config, length = entry.config, 12
+        whole: Any = model.get_submodule(super().entry(model))
+        config, length = whole.config, 12
         words, image = config.text_config, config.vision_config
         lengths = torch.tensor([length - 3 * (row % 3) for row in range(rows)])
         mask = torch.arange(length) < lengths[:, None]

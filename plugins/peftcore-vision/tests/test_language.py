@@ -143,6 +143,20 @@ def test_the_prompt_of_a_labelled_row_ends_before_its_answer() -> None:
     assert torch.equal(knows.context(model, positional, {}).mask, context.mask)
 
 
+@pytest.mark.parametrize("make", [clip, siglip])
+def test_features_of_a_text_alone_are_edited_by_its_own_mask(make: Any) -> None:
+    model = make()
+    batch = backbone_of(model).batch(model)
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    perturb(peftcore.attach(model, "loreft"))
+    with torch.no_grad():
+        apart = model.get_text_features(**texts).pooler_output
+        model(**{**batch, "attention_mask": torch.ones_like(batch["attention_mask"])})
+        torch.testing.assert_close(model.get_text_features(**texts).pooler_output, apart)
+        whole = model(**batch).text_embeds
+        torch.testing.assert_close(nn.functional.normalize(apart, dim=-1), whole)
+
+
 def test_edits_of_images_know_nothing_of_the_text() -> None:
     _, model, batch = tiny(NAME, HEAD)
     adapter = peftcore.attach(model, "loreft", targets={"roles": ["block"], "stack": "vision"})
