@@ -112,8 +112,8 @@ class Targets(Strict):
     exclude: tuple[str, ...] = Field((), description="Role or path globs to leave out.")
     stack: str | None = Field(
         None,
-        description="Of a model of several stacks, such as `encoder` and `decoder`, the one meant;"
-        " `layers` counts its blocks then.",
+        description="Of a model of several stacks, such as `encoder` and `decoder` or `vision` and"
+        " `language`, the one meant; `layers` counts its blocks then.",
     )
 
     @model_validator(mode="before")
