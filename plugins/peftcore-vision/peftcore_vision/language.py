@@ -51,8 +51,11 @@ class VisionLanguage(TransformersBackbone):
         "one-pass": "images have their places among the tokens, which further tokens would move",
     }
     stacks = {
-        "vision": ("**.{vision_tower,vision_model,visual}", "**.multi_modal_projector"),
-        "language": "**.{language_model,text_model}",
+        "vision": (
+            "**.{vision_tower,vision_model,visual}",
+            "**.{multi_modal_projector,visual_projection}",
+        ),
+        "language": "**.{language_model,text_model,text_projection}",
     }
     main_stack = "language"
     roles = {

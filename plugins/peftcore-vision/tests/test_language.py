@@ -56,12 +56,14 @@ def test_both_towers_of_clip_have_the_roles() -> None:
     norm, table = "encoder.layers.0.layer_norm1", "text_model.embeddings.token_embedding"
     assert places(clip(), "language") == {
         **of_tower("text_model"), "embeddings": table, "norm": f"text_model.{norm}",
+        "pooler": "text_projection",
     }  # fmt: skip
     assert places(clip(), "vision") == {
         **of_tower("vision_model"),
         "x-class-token": "vision_model.embeddings",
         "patch": "vision_model.embeddings.patch_embedding",
         "norm": "vision_model.pre_layrnorm",
+        "pooler": "visual_projection",
     }
 
 
