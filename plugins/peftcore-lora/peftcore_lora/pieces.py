@@ -106,8 +106,10 @@ class LowRankEmbedding(Delta):
 class LowRankExperts(Delta):
     """Update of all experts: s B A of each, with A [experts, r, in], B [experts, out, r].
 
-    The experts are in one parameter, which the model reads, so the update is added to the weights:
-    a forward makes one tensor of their size for each projection.
+    r is at most the smaller side of one expert. There are experts * r * (in + out) numbers, as in
+    PEFT's ``target_parameters``, whose factors are these laid side by side. The experts are in one
+    parameter, which the model reads, so the update is added to the weights: a forward makes one
+    tensor of their size for each projection.
     """
 
     def __init__(self, layer: LayerInfo, rank: int, scale: float):
