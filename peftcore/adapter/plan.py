@@ -288,9 +288,8 @@ _OF_A_SEQUENCE = {"tokens", "cache", "one-pass"}
 def _settled(method: Method, found: Survey) -> Any:
     """Return a method's configuration with targets as this family settles what they leave open.
 
-    Defaults name roles that the family has. Where layers are counted, or the method acts on a
-    sequence, the stack is the family's main one. What the user wrote stays, so that an error can
-    say what is wrong with it.
+    Defaults name roles that it has. Where layers are counted, or the method acts on a sequence, the
+    stack is its main one. What the user wrote stays, so that an error can say what is wrong.
     """
     stands_in, main = found.backbone.stands_in, found.backbone.main_stack
     if not (stands_in or main):
