@@ -12,9 +12,10 @@ from peftcore.adapter.merge import (
     merge as merge,
     unmerge as unmerge,
 )
-from peftcore.adapter.plan import SAVED as SAVED, Plan as Plan, plan as plan
+from peftcore.adapter.plan import Plan as Plan, plan as plan
 from peftcore.adapter.route import route as route
 from peftcore.adapter.saving import save as save
+from peftcore.adapter.selecting import SAVED as SAVED
 from peftcore.adapter.switch import activate as activate, disabled as disabled, prompt as prompt
 from peftcore.cli.plan_ import print_plans as print_plans
 from peftcore.errors import (
@@ -75,7 +76,9 @@ from peftcore.model.layers import (
     InProjection as InProjection,
     Layer as Layer,
     LayerInfo as LayerInfo,
+    Weights as Weights,
     info_of as info_of,
+    layer_at as layer_at,
     layer_of as layer_of,
 )
 from peftcore.model.offloading import device_of as device_of

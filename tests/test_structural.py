@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import peftcore
 from peftcore import Around, Method, MethodSpec, Site, Structural, hookimpl, installed
-from peftcore.errors import AttachError
+from peftcore.errors import AttachError, TargetError
 from peftcore.testing.matrix import perturb
 
 PROJECTIONS = ["attention.query", "attention.value", "attention.output", "linear"]
@@ -224,3 +224,35 @@ def test_blocks_can_be_edited_without_a_plugin() -> None:
     assert not torch.allclose(model(x), bare)
     model(x).pow(2).mean().backward()
     adapter.check_alive()
+
+
+def test_sides_of_an_unknown_model_are_stacks_by_the_names_of_their_modules() -> None:
+    model = nn.Transformer(16, 2, 2, 3, 32, batch_first=True)
+
+    def blocks(**targets: Any) -> list[str]:
+        made = peftcore.plan(model, "probe", targets={"roles": ["path:**.linear1"], **targets})
+        return [item.site.path for item in made.placed]
+
+    assert len(blocks()) == 5
+    assert blocks(stack="encoder") == [f"encoder.layers.{i}.linear1" for i in (0, 1)]
+    assert blocks(stack="decoder", layers="last 1") == ["decoder.layers.2.linear1"]
+    with pytest.raises(TargetError, match=r"no stack 'encode'\. Did you mean encoder\?"):
+        blocks(stack="encode")
+
+
+def test_a_plan_names_what_has_no_role() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(20))
+            self.linear = nn.Linear(4, 4)
+
+    model = nn.Sequential(Scaled(), nn.Sequential(Scaled(), Scaled()))
+    plan = peftcore.plan(model, "probe", targets=["linear"])
+    assert plan.survey.without_role == {"1.*.scale": 40, "0.scale": 20}
+    assert plan.table().splitlines()[-1] == (
+        "targets can reach 50.0 % of the base; no role: 1.*.scale (40), 0.scale (20)"
+    )
+    model[0].scale = nn.Parameter(torch.ones(40))
+    note = peftcore.plan(model, "probe", targets=["linear"]).table().splitlines()[-1]
+    assert note.startswith("note: Targets can reach 43 % of this model's parameters;")

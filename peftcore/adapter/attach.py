@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from peftcore.adapter.plan import Plan, Selected
+from peftcore.adapter.plan import Plan
+from peftcore.adapter.selecting import Selected
 from peftcore.adapter.state import STATE, Attached, ModelState, Swap
 from peftcore.adapter.statistics import Statistics
 from peftcore.adapter.switch import check_outside, check_unmerged, make_entry, note_values, switch

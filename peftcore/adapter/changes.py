@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 from peftcore.adapter.state import Attached, Swap
 from peftcore.errors import MergeError
 from peftcore.method.placed import Placed
-from peftcore.model.layers import InProjection, Layer, layer_of
+from peftcore.model.layers import Layer, layer_at
 from peftcore.run.program import folded, rebiased_by
 from peftcore.store.fingerprint import look
 
@@ -148,11 +148,9 @@ class Undo:
             increment_version(self.parameter)
 
 
-def layer_at(item: Placed) -> Layer | None:
+def handler_of(item: Placed) -> Layer | None:
     """Return the handler of the layer, or fused projection, that a piece is at."""
-    if item.site.weight_name == InProjection.weight_name:
-        return InProjection()
-    return layer_of(item.site.module)
+    return layer_at(item.site.module, item.site.weight_name)
 
 
 def name_of(item: Placed, leaf: str) -> str:
@@ -201,7 +199,7 @@ def folded_into(stored: Tensor, items: list[Placed]) -> Tensor:
     changing = [item for item in items if item.piece.changes_weight]
     # a sum in bf16 loses more than the rounding of its result
     wide = torch.promote_types(stored.dtype, torch.float32)
-    return folded(stored.to(wide), changing, layer_at(items[0])).to(stored.dtype).contiguous()
+    return folded(stored.to(wide), changing, handler_of(items[0])).to(stored.dtype).contiguous()
 
 
 @torch.no_grad()
@@ -214,7 +212,7 @@ def _bias(changing: list[Placed], old: Tensor | None) -> Tensor | None:
     adding = [item for item in changing if not item.piece.scales_bias]
     if not adding:
         return None
-    layer = layer_at(changing[0])
+    layer = handler_of(changing[0])
     assert layer is not None
     wide = torch.promote_types(site.layer.dtype, torch.float32)
     width = layer.info(site.module).out_features

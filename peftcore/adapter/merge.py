@@ -13,7 +13,7 @@ from peftcore.adapter.changes import (
     Undo,
     folded_into,
     folds,
-    layer_at,
+    handler_of,
     name_of,
     values,
 )
@@ -193,7 +193,7 @@ def _check(adapter: Attached, tied: Tied) -> None:
                 " Keep the adapter attached instead."
             )
         weight = site.module._parameters.get(site.weight_name)
-        layer = layer_at(item)
+        layer = handler_of(item)
         if layer is None or not layer.writable or weight is None or not weight.is_floating_point():
             raise MergeError(
                 f"{item.label} at {site.name} cannot be merged: a {type(site.module).__name__} has"

@@ -25,9 +25,10 @@ from peftcore.method.pieces import (
     trainable_dtype,
 )
 from peftcore.method.placed import Placed
-from peftcore.model.layers import has_forward_of_its_own, layer_of
+from peftcore.model.layers import has_forward_of_its_own, layer_at
+from peftcore.model.matching import check_shared
 from peftcore.model.sites import Site
-from peftcore.model.survey import Survey, check_shared
+from peftcore.model.survey import Survey
 from peftcore.registry.installed import installed
 
 _KINDS = (Delta, Reparam, Transform, Around)
@@ -192,7 +193,7 @@ class _Checks:
                 f"{method.name} cannot act at {site.name}: a {type(piece).__name__} edits a whole"
                 " module, and this is a slice of one. Target the module."
             )
-        if isinstance(piece, Reparam) and (layer := layer_of(site.module)):
+        if isinstance(piece, Reparam) and (layer := layer_at(site.module, site.weight_name)):
             layer.weight(site.module)  # raises where it cannot be read
             if not site.direct and has_forward_of_its_own(site.module):
                 raise AttachError(

@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.adapter.offer import offer, prepare
+from peftcore.adapter.selecting import (
+    FROZEN,
+    SAVED,
+    Selected,
+    check_at_hand,
+    once,
+    select_parameters,
+    whole_modules,
+)
 from peftcore.errors import AttachError, ConfigError, TargetError, nearest
 from peftcore.method.examples import Examples
 from peftcore.method.method import Method, MethodChoice, Methods, make_methods
@@ -18,34 +27,10 @@ from peftcore.method.placed import Placed
 from peftcore.model.backbones import Backbone, backbone_named, backbone_of
 from peftcore.model.features import missing
 from peftcore.model.globs import path_matches, role_matches
-from peftcore.model.sites import ParameterInfo
-from peftcore.model.survey import Survey, check_targets, survey
+from peftcore.model.matching import check_targets
+from peftcore.model.survey import Survey, survey
 from peftcore.model.targets import Targets, per_role_fields, targets_of
-from peftcore.model.walk import running_of
 from peftcore.registry.installed import installed
-
-#: Labels under which full modules are stored.
-SAVED, FROZEN = "modules_to_save", "save_frozen"
-
-
-@dataclass(frozen=True)
-class Selected:
-    """One base parameter that an adapter holds a value of its own for.
-
-    Attributes:
-        info: the parameter.
-        label: method that selected it, or ``modules_to_save`` or ``save_frozen``.
-        trained: whether it is trained, or only stored.
-    """
-
-    info: ParameterInfo
-    label: str
-    trained: bool = True
-
-    @property
-    def name(self) -> str:
-        """Name in a checkpoint."""
-        return ".".join(part for part in (self.info.path, self.label, self.info.leaf) if part)
 
 
 class Line(NamedTuple):
@@ -149,14 +134,23 @@ class Plan:
             names = self.survey.tied.get(chosen.info.name)
             if names and chosen.trained:
                 found.append(f"{' and '.join(names)} are one tied parameter, which trains as both.")
-        share = self.survey.reachable
-        if share < 0.5:
-            found.append(
-                f"Targets can reach {100 * share:.0f} % of this model's parameters; the rest lies"
-                f" in places that its backbone ({self.backbone.name}) gives no role, most of it in"
-                f" {self.survey.largest_without_role}. Name such places with path: globs."
-            )
+        if sentence := self._passed_over():
+            found.append(sentence)
+        if sentence := self.survey.out_of_reach():
+            found.append(sentence)
         return found
+
+    def _passed_over(self) -> str:
+        """Say how much all-linear leaves out where there are experts."""
+        globs = {r for m in self.methods for t in targets_of(m.config).values() for r in t.roles}
+        share = self.survey.share_of_experts
+        kinds = {i.site.kind for i in self.placed} | {s.info.kind for s in self.selected}
+        if not share or "all-linear" not in globs or "experts" in kinds:
+            return ""
+        return (
+            f"all-linear leaves out the experts, {100 * share:.0f} % of the parameters; methods"
+            " that know them, such as lora, take mlp.experts.* as a target."
+        )
 
     def __str__(self) -> str:
         return self.table()
@@ -170,6 +164,7 @@ class Plan:
             f" = {self.percent(convention):.4f} % {convention}"
             + (f"; head {self.head:,} besides" if self.head else "")
         )
+        lines.append(self.survey.coverage())
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -227,7 +222,7 @@ def make_plan(
     found = survey(model, backbone_named(backbone) if backbone else backbone_of(model))
     _check_possible(chosen, found)
     for method in chosen:
-        method.config = _with_stand_ins(method, found)
+        method.config = _settled(method, found)
     problems = [p for m in chosen for p in _problems(found, m)]
     if problems:
         raise TargetError(problems)
@@ -237,12 +232,12 @@ def make_plan(
     on_meta = any(site.layer.device.type == "meta" for site in sites)
     prepare(chosen, model, found, sites, examples, tensors, tokenizer, planned=on_meta)
     placed = offer(chosen, found, sites, dtype, fresh=tensors is None and not on_meta)
-    selected = _once(
-        _whole(found, modules_to_save, SAVED),
-        _select(chosen, found),
-        _whole(found, save_frozen, FROZEN),
+    selected = once(
+        whole_modules(found, modules_to_save, SAVED),
+        select_parameters(chosen, found),
+        whole_modules(found, save_frozen, FROZEN),
     )
-    _check_at_hand(selected, found)
+    check_at_hand(selected, found)
     labels = {p.label for p in placed} | {s.label for s in selected}
     for method in chosen:
         if method.label not in labels:
@@ -273,17 +268,28 @@ def _check_possible(methods: Methods, found: Survey) -> None:
             raise AttachError(f"{method.name} cannot run on {found.backbone.name}: {reason}.")
 
 
-def _with_stand_ins(method: Method, found: Survey) -> Any:
-    """Return a method's configuration with defaults that name roles which this family has.
+#: Features of a family without which a method that acts on a sequence cannot run.
+_OF_A_SEQUENCE = {"tokens", "cache", "one-pass"}
 
-    What the user wrote stays, so that an error can say what is wrong with it.
+
+def _settled(method: Method, found: Survey) -> Any:
+    """Return a method's configuration with targets as this family settles what they leave open.
+
+    Defaults name roles that it has. Where layers are counted, or the method acts on a sequence, the
+    stack is its main one. What the user wrote stays, so that an error can say what is wrong.
     """
-    stands_in = found.backbone.stands_in
-    if not stands_in:
+    stands_in, main = found.backbone.stands_in, found.backbone.main_stack
+    if not (stands_in or main):
         return method.config
     known = found.roles()
     changed: dict[str, Targets] = {}
+    in_sequence = _OF_A_SEQUENCE.intersection(installed().methods[method.name].needs)
     for field_, targets in targets_of(method.config).items():
+        counts = in_sequence or targets.layers != "all"
+        by_path = any(role.startswith("path:") for role in targets.roles)
+        if main and counts and targets.stack is None and not by_path:
+            targets = targets.model_copy(update={"stack": main})
+            changed[field_] = targets
         lacking = [r for r in targets.roles if r not in known and r in stands_in]
         if lacking and field_ not in method.config.model_fields_set:
             roles = tuple(
@@ -317,83 +323,6 @@ def _problems(found: Survey, method: Method) -> list[str]:
                     problems.append(f"{method.label}.{name}: {error}")
                     break
     return problems
-
-
-def _select(methods: Methods, found: Survey) -> list[Selected]:
-    choosing = methods.each("peftcore_select_parameters")
-    if not choosing:
-        return []
-    parameters = found.parameters
-    by_name = {info.name: info for info in parameters}
-    selected: dict[str, Selected] = {}
-    for method, call in choosing:
-        for name in call(parameters=parameters) or ():
-            if name not in by_name:
-                raise AttachError(
-                    f"{method.name} selected {name!r}, which is no parameter of the model."
-                    f"{nearest(name, by_name)}"
-                )
-            selected.setdefault(name, Selected(by_name[name], method.label))
-    return list(selected.values())
-
-
-def _whole(found: Survey, patterns: Sequence[str], label: str) -> list[Selected]:
-    out: dict[str, Selected] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        paths = {site.path for site in found.sites if role_matches(site.role, pattern)}
-        glob = (pattern.removeprefix("path:"), f"**.{pattern}")
-        paths |= {path for path in found.modules if path and path_matches(path, glob)}
-        inside = [
-            p for p in found.parameters if _is_inside(found.tied.get(p.name, [p.name]), paths)
-        ]
-        if not inside:
-            known = [path.rpartition(".")[2] for path in found.modules if path]
-            raise TargetError(
-                f"{label}: {pattern!r} is no role and no module of this model with parameters."
-                f"{nearest(pattern, [*found.roles(), *known])}"
-            )
-        out.update({p.name: Selected(p, label, label == SAVED) for p in inside})
-    return list(out.values())
-
-
-def _is_inside(names: Iterable[str], paths: Iterable[str]) -> bool:
-    """Tell whether a parameter, by one of its names, is in one of some modules.
-
-    The model itself has its direct parameters only: the rest of it is what its other sites name.
-    """
-    owners = [name.rpartition(".")[0] for name in names]
-    return any(o == p or (p and o.startswith(f"{p}.")) for o in owners for p in paths)
-
-
-def _once(*groups: Iterable[Selected]) -> list[Selected]:
-    """Merge selections; a parameter belongs to the first group that has it."""
-    merged: dict[str, Selected] = {}
-    for item in (item for group in groups for item in group):
-        if not item.info.parameter.is_floating_point():
-            raise AttachError(
-                f"{item.label}: {item.info.name} is quantised and cannot be trained itself."
-            )
-        merged.setdefault(item.info.name, item)
-    return list(merged.values())
-
-
-def _check_at_hand(selected: Sequence[Selected], found: Survey) -> None:
-    """Refuse to hold values in the place of parameters that each call replaces."""
-    for item in selected:
-        keeper = found.kept.get(item.info.path)
-        if keeper is not None and item.info.parameter.is_meta:
-            raise AttachError(
-                f"{item.label}: {item.info.name} is offloaded by accelerate, whose hook would put"
-                " the base's value in the place of the adapter's in each call. Keep this module on"
-                f" {keeper.device} with a device_map, or leave it out."
-            )
-    for path in found.kept:
-        gone = [leaf for leaf, buffer in running_of(found.modules[path]) if buffer.is_meta]
-        if gone:
-            raise AttachError(
-                f"{path}.{gone[0]} is offloaded (offload_buffers): what training does"
-                " to such statistics would be lost. Offload without offload_buffers."
-            )
 
 
 def _unique(pieces: Iterable[Piece]) -> list[nn.Parameter]:

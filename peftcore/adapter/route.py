@@ -11,6 +11,7 @@ from peftcore.adapter.state import Attached, ModelState, state_of
 from peftcore.adapter.statistics import MARK
 from peftcore.adapter.switch import check_names, make_entry, opened, wanted_by
 from peftcore.errors import AttachError
+from peftcore.run.program import is_apart
 from peftcore.run.rows import Rows
 from peftcore.run.settings import ByRow
 
@@ -29,7 +30,7 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     Raises:
         UnknownName: the model has no adapter of that name.
         AttachError: an adapter acts where the model reads a weight directly, so that rows cannot
-            differ; or a batch of another size comes.
+            differ, or where its rows are not the batch's; or a batch of another size comes.
 
     Example:
         >>> with route(model, ["a", "b", None]):  # doctest: +SKIP
@@ -43,6 +44,7 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     for adapter in chosen:
         _check_called(adapter)
         _check_rows_first(adapter)
+        _check_rows(state, adapter)
         _check_statistics(state, adapter)
     index = [used.index(n) if n is not None else -1 for n in names]
     setting = ByRow(
@@ -81,6 +83,19 @@ def _check_rows_first(adapter: Attached) -> None:
                 f"adapter {adapter.name!r} cannot be routed: at {path or 'the model'} the first"
                 f" axis is tokens and not rows, since {first or 'the model'} has batch_first=False."
                 " Build the model with batch_first=True."
+            )
+
+
+def _check_rows(state: ModelState, adapter: Attached) -> None:
+    """Refuse an adapter that acts in a stack whose rows are images, not rows of the batch."""
+    places = [(p.site.here, p.site.stack) for p in adapter.placed]
+    places += [(s.selected.info.name, s.selected.info.stack) for s in adapter.swaps]
+    for place, stack in places:
+        if is_apart(stack, state.holder.backbone):
+            raise AttachError(
+                f"adapter {adapter.name!r} cannot be routed: {place} is in the stack {stack}, whose"
+                f" rows are not those of the batch. Route adapters whose targets name the stack"
+                f" {state.holder.backbone.main_stack}."
             )
 
 

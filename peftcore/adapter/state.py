@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore.adapter.plan import Plan, Selected
+from peftcore.adapter.plan import Plan
+from peftcore.adapter.selecting import Selected
 from peftcore.adapter.statistics import Statistics
 from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.method import Method, Methods

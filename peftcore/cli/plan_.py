@@ -194,6 +194,8 @@ def _as_data(made: Plan) -> dict[str, Any]:
         "head": made.head,
         "base": made.base,
         "percent": {c: share if share == share else None for c, share in shares.items()},
+        "reachable": made.survey.reachable,
+        "without_role": made.survey.without_role,
         "lines": [line._asdict() for line in made.lines],
         "bytes": _memory(made),
     }

@@ -138,11 +138,11 @@ class WithinPositions(Mark):
 
 
 def smaller_side(site: Site) -> int:
-    """Return the largest rank that a weight, [out, in, ...], can have."""
-    shape = site.layer.weight_shape
+    """Return the largest rank that a weight, [out, in, ...], can have; of experts, each one's."""
     inside = 1
-    for size in shape[2:]:
-        inside *= size
+    if site.kind != "experts":
+        for size in site.layer.weight_shape[2:]:
+            inside *= size
     return min(site.layer.out_features, site.layer.in_features * inside)
 
 

@@ -66,6 +66,7 @@ class Placed:
 
     def child(self, adapter: str) -> str:
         """Return the name of the piece in the container of its module; fit for a file's name."""
-        role = f"[{self.site.role.replace('.', '-')}]" if self.site.features else ""
+        shared = self.site.features or self.site.part
+        role = f"[{self.site.role.replace('.', '-')}]" if shared else ""
         key = f"~{self.key}" if self.key else ""
         return f"{adapter}~{self.label}{role}{key}"

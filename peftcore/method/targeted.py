@@ -22,6 +22,7 @@ _KINDS = {
     "embedding": "embeddings",
     "conv": "convolutions",
     "norm": "norms",
+    "experts": "experts",
     "module": "whole modules",
 }
 _PLAIN: dict[str, type[nn.Module]] = {

@@ -63,6 +63,8 @@ class Backbone:
     heads: ClassVar[Sequence[str]] = ()
     #: The head that plans assume where none is named.
     default_head: ClassVar[str] = "none"
+    #: Of several stacks, the one that contexts tell of, and that sequences and ``layers`` mean.
+    main_stack: ClassVar[str] = ""
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -211,6 +213,19 @@ class Structural(Backbone):
             return Context()
         causal = call.get("labels") is None or predicts_next(entry)
         return read_call(call, causal=causal, padding=padding_id(entry))
+
+    def stack_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Name the modules that hold the lists of blocks, where there are several: ``encoder``."""
+        lists = [path.split(".")[:-1] for path in self.role_globs(model).get("block", ())]
+        depth = 0
+        while lists and all(
+            len(p) > depth and p[: depth + 1] == lists[0][: depth + 1] for p in lists
+        ):
+            depth += 1
+        names = [path[depth] if len(path) > depth else "" for path in lists]
+        told_apart = len(set(names)) == len(names) > 1 and all(map(str.isidentifier, names))
+        prefix = lists[0][:depth] if lists else []
+        return {name: (".".join([*prefix, name]),) for name in names} if told_apart else {}
 
     def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
         """Return the width of the first norm inside the module."""

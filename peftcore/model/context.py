@@ -70,6 +70,10 @@ class Context:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": {}, "_kept": {}}
 
+    def elsewhere(self) -> "Context":
+        """Return the context of a stack whose tokens and rows are others: nothing is known."""
+        return Context(group=self.group, _kept=self._kept)
+
     def rows(self, index: Tensor, group: int | None = None) -> "Context":
         """Return the context of some rows of the batch; the same one for the same index."""
         group = self.group if group is None else group

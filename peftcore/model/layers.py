@@ -1,7 +1,8 @@
 """Layer types: what a piece must know of a layer, and how to reach its weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,15 @@ class LayerInfo:
     """Sizes and dtype of the place where a piece goes; never read ``module.weight.shape``.
 
     Attributes:
-        kind: ``linear``, ``embedding``, ``conv1d``, ``conv2d``, ``conv3d``, ``norm``, ``module``.
+        kind: ``linear``, ``embedding``, ``conv1d``, ``conv2d``, ``conv3d``, ``norm``, ``experts``,
+            ``module``.
         in_features: width of the input (channels, for a convolution; rows of an embedding table).
         out_features: width of the output. For a block, both are the width of the residual stream.
         bias: whether the layer has a bias.
         dtype: dtype in which the layer computes.
         device: where the layer is.
-        weight_shape: shape of the weight as [out, in, ...]; of the slice, at a sliced site.
+        weight_shape: shape of the weight as [out, in, ...]; of the slice, at a sliced site. Of
+            experts, [experts, out, in].
     """
 
     kind: str
@@ -165,6 +168,24 @@ class InProjection(Layer):
         return LayerInfo("linear", in_, out, bias, weight.dtype, weight.device, (out, in_))
 
 
+class Weights:
+    """Handler of a module type that holds several weights itself, as experts do.
+
+    Plugins register subclasses with ``peftcore_register_layers``. Each weight is a site of its own,
+    and the pieces there are folded into it, because the module computes with it as it likes.
+    """
+
+    def layers(self, module: nn.Module) -> Mapping[str, Layer]:
+        """Return role to the handler of the weight there, by its ``weight_name``."""
+        raise NotImplementedError
+
+
+class _FusedAttention(Weights):
+    def layers(self, module: nn.Module) -> Mapping[str, Layer]:
+        fused = module._parameters.get(InProjection.weight_name) is not None
+        return {"attention.qkv": InProjection()} if fused else {}
+
+
 _BUILTIN: tuple[tuple[type[nn.Module], Layer], ...] = (
     (nn.Linear, _Linear()),
     (nn.Embedding, _Embedding()),
@@ -175,11 +196,29 @@ _BUILTIN: tuple[tuple[type[nn.Module], Layer], ...] = (
 _NORM = _Norm()
 _AFFINE_NORM = _AffineNorm()
 _AFFINE = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-_cache: dict[tuple[type[nn.Module], bool], Layer | None] = {}
+_FUSED = _FusedAttention()
+_cache: dict[tuple[type[nn.Module], bool], Layer | Weights | None] = {}
 
 
 def layer_of(module: nn.Module) -> Layer | None:
     """Return the handler of a module's type, or None for a module that is no single layer."""
+    found = _handler_of(module)
+    return found if isinstance(found, Layer) else None
+
+
+def weights_of(module: nn.Module) -> Mapping[str, Layer]:
+    """Return role to the handler of each weight that a module holds besides being a layer."""
+    found = _handler_of(module)
+    return found.layers(module) if isinstance(found, Weights) else {}
+
+
+def layer_at(module: nn.Module, weight_name: str) -> Layer | None:
+    """Return the handler of one weight of a module."""
+    several = weights_of(module).values()
+    return next((layer for layer in several if layer.weight_name == weight_name), layer_of(module))
+
+
+def _handler_of(module: nn.Module) -> Layer | Weights | None:
     # all that a handler is chosen by: one class may have instances with a weight and without
     key = bare_class(module), "weight" in module._parameters
     if key not in _cache:
@@ -201,13 +240,23 @@ def has_forward_of_its_own(module: nn.Module) -> bool:
     )
 
 
-def _find(cls: type[nn.Module], weighted: bool) -> Layer | None:
-    registered = {spec.type: spec for spec in installed().layers.values()}
+def _registered(cls: type[nn.Module]) -> str:
+    """Return the type or glob under which a class is handled; a plain type goes before globs."""
+    types = sorted(installed().layers, key=lambda kind: "*" in kind)
     for base in cls.__mro__:
-        spec = registered.get(f"{base.__module__}:{base.__qualname__}")
-        if spec is not None:
-            handler: type[Layer] = installed().resolve("layers", spec.type, "layer")
-            return handler()
+        name = f"{base.__module__}:{base.__qualname__}"
+        found = next((t for t in types if t == name or ("*" in t and fnmatchcase(name, t))), "")
+        if found:
+            return found
+    return ""
+
+
+def _find(cls: type[nn.Module], weighted: bool) -> Layer | Weights | None:
+    if kind := _registered(cls):
+        handler: type[Layer | Weights] = installed().resolve("layers", kind, "layer")
+        return handler()
+    if issubclass(cls, nn.MultiheadAttention):
+        return _FUSED
     for known, layer in _BUILTIN:
         if issubclass(cls, known):
             return layer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcore.model.layers import InProjection, LayerInfo, layer_of
+from peftcore.model.layers import LayerInfo, layer_at
 from peftcore.model.offloading import Keeper
 from peftcore.model.targets import Targets, setting_for
 
@@ -28,6 +28,7 @@ class Site:
         features: (start, stop) of the output features, where the role is a slice of a fused layer.
         direct: the model reads the weight and never calls the module.
         weight_name: name of the parameter that holds the weight.
+        part: the weight is one of several that its module holds itself, as experts are.
         stack: name of the stack that holds it, in a model of several (``encoder``, ``decoder``).
         stack_blocks: (first, stop) of the blocks of that stack; of all where there is one.
         keeper: what keeps the weights between calls, where the model is offloaded.
@@ -44,6 +45,7 @@ class Site:
     weight_name: str = "weight"
     stack: str = ""
     stack_blocks: tuple[int, int] = (0, 0)
+    part: bool = False
     keeper: Keeper | None = None
 
     @property
@@ -54,12 +56,19 @@ class Site:
     @property
     def bias_name(self) -> str:
         """Name of the parameter that holds the bias, where there is one."""
-        return self.weight_name.removesuffix("weight") + "bias"
+        if self.weight_name.endswith("weight"):
+            return self.weight_name.removesuffix("weight") + "bias"
+        return f"{self.weight_name}_bias"
+
+    @property
+    def own_path(self) -> str:
+        """The path; of a weight that is one of several of its module, with the weight's name."""
+        return f"{self.path}.{self.weight_name}".removeprefix(".") if self.part else self.path
 
     @property
     def name(self) -> str:
         """The path, with the role where several sites share one module."""
-        return f"{self.path}[{self.role}]" if self.features else self.path
+        return f"{self.path}[{self.role}]" if self.features or self.part else self.path
 
     @property
     def here(self) -> str:
@@ -68,8 +77,7 @@ class Site:
 
     def weight(self) -> torch.Tensor:
         """Return the weight here, [out, in, ...], without gradient; dequantised, of the slice."""
-        fused = self.weight_name == InProjection.weight_name
-        layer = InProjection() if fused else layer_of(self.module)
+        layer = layer_at(self.module, self.weight_name)
         assert layer is not None
         with self.keeper.loaded(self.module) if self.keeper else nullcontext():
             weight = layer.weight(self.module).detach()
@@ -119,6 +127,11 @@ class ParameterInfo:
     parameter: nn.Parameter
     stack: str = ""
     stack_blocks: tuple[int, int] = (0, 0)
+
+    @property
+    def own_path(self) -> str:
+        """The path of its module."""
+        return self.path
 
     def matches(self, targets: Targets) -> bool:
         """Tell whether targets choose the module of this parameter."""

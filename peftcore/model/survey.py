@@ -9,18 +9,18 @@ from functools import cached_property, lru_cache
 
 from torch import nn
 
-from peftcore.errors import AttachError, TargetError, nearest
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
-from peftcore.model.layers import InProjection, LayerInfo, first_parameter, info_of, layer_of
+from peftcore.model.layers import LayerInfo, first_parameter, info_of, layer_of, weights_of
 from peftcore.model.offloading import Keeper, keepers
 from peftcore.model.sites import ParameterInfo, Site
-from peftcore.model.targets import Targets
 from peftcore.model.walk import base_modules
 
 _KIND_ROLES = {"linear": "linear", "norm": "norm", "embedding": "embeddings"}
 #: Roles of parameters that targets do not choose by a role of a network.
 _OUT_OF_REACH = ("", "head", "unused")
+#: Number of names that a line shows.
+_SHOWN = 5
 _FUSED_LAYER = ("linear1", "linear2", "norm1", "norm2")
 
 
@@ -54,7 +54,13 @@ class Survey:
     @cached_property
     def parameters(self) -> list[ParameterInfo]:
         """Describe every parameter of the base model once, in model order."""
-        whole = {s.path: s for s in reversed(self.sites) if s.features is None}
+        whole = {s.path: s for s in reversed(self.sites) if s.features is None and not s.part}
+        parts = {
+            (s.path, leaf): s
+            for s in reversed(self.sites)
+            if s.part
+            for leaf in (s.weight_name, s.bias_name)
+        }
         seen: set[int] = set()
         out = []
         for path, module in self.modules.items():
@@ -67,10 +73,8 @@ class Survey:
                     continue
                 seen.add(id(parameter))
                 name = f"{path}.{leaf}" if path else leaf
-                role = site.role if site else ""
-                # the fused projection of nn.MultiheadAttention is no module with a role of its own
-                fused = leaf.startswith("in_proj_")
-                place = ("attention.qkv", "linear") if fused else (role, kind)
+                part = parts.get((path, leaf))
+                place = (part.role, part.kind) if part else (site.role if site else "", kind)
                 out.append(
                     ParameterInfo(
                         name, path, leaf, *place, where.block, self.blocks, parameter, where.stack,
@@ -85,15 +89,50 @@ class Survey:
         found = sum(p.parameter.numel() for p in self.parameters if p.role not in _OUT_OF_REACH)
         return found / self.base if self.base else 1.0
 
-    @property
-    def largest_without_role(self) -> str:
-        """Return the part of the model that holds most parameters out of reach of targets."""
+    @cached_property
+    def share_of_experts(self) -> float:
+        """Return the share of the parameters that experts hold."""
+        held = sum(p.parameter.numel() for p in self.parameters if p.kind == "experts")
+        return held / self.base if self.base else 0.0
+
+    @cached_property
+    def without_role(self) -> dict[str, int]:
+        """Return sizes of parameters of no role by name, those of all blocks together."""
+        sizes: dict[str, int] = {}
+        for p in self.parameters:
+            if not p.role:
+                name = re.sub(r"\.\d+(?=\.)", ".*", p.name)
+                sizes[name] = sizes.get(name, 0) + p.parameter.numel()
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    def coverage(self) -> str:
+        """Say what share of the parameters targets can reach, and what the others are."""
+        sizes = dict.fromkeys(_OUT_OF_REACH, 0)
+        for p in self.parameters:
+            if p.role in sizes:
+                sizes[p.role] += p.parameter.numel()
+        whole = self.base or 1
+        parts = [f"{role} {100 * n / whole:.1f} %" for role, n in sizes.items() if role and n]
+        found = "; ".join([f"targets can reach {100 * self.reachable:.1f} % of the base", *parts])
+        names = [f"{name} ({n:,})" for name, n in self.without_role.items()]
+        if len(names) > _SHOWN:
+            names[_SHOWN - 1 :] = [f"{len(names) - _SHOWN + 1} more"]
+        return f"{found}; no role: {', '.join(names)}" if names else found
+
+    def out_of_reach(self) -> str:
+        """Return a sentence where targets can reach less than half of the parameters."""
+        if self.reachable >= 0.5:
+            return ""
         sizes: dict[str, int] = {}
         for p in self.parameters:
             if p.role in _OUT_OF_REACH:
                 part = ".".join(p.path.split(".")[:2]) or p.name
                 sizes[part] = sizes.get(part, 0) + p.parameter.numel()
-        return max(sizes, key=sizes.__getitem__, default="")
+        return (
+            f"Targets can reach {100 * self.reachable:.0f} % of this model's parameters; the rest"
+            f" lies in places that its backbone ({self.backbone.name}) gives no role, most of it in"
+            f" {max(sizes, key=sizes.__getitem__)}. Name such places with path: globs."
+        )
 
     @cached_property
     def read_directly(self) -> set[str]:
@@ -244,8 +283,7 @@ def _sites(
         here = where[path]
         layer = layer_of(module)
         role = known.of(path)
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            yield from _fused_attention(path, module, here, count, kept.get(path))
+        yield from _weights(path, module, here, count, kept.get(path))
         if layer is not None:
             info = layer.info(module)
         elif role:
@@ -256,7 +294,7 @@ def _sites(
         direct = _read_directly(path, parents[path], backbone)
         role = role or _structural_role(info.kind)
         name = layer.weight_name if layer else "weight"
-        rest = (direct, name, here.stack, here.span, kept.get(path))
+        rest = (direct, name, here.stack, here.span, False, kept.get(path))
         yield Site(path, role, module, info, here.block, count, None, *rest)
         if not fuses:
             continue
@@ -304,64 +342,21 @@ def _part(info: LayerInfo, start: int, stop: int) -> LayerInfo:
     )  # fmt: skip
 
 
-def _fused_attention(
-    path: str, module: nn.MultiheadAttention, here: _Where, count: int, keeper: Keeper | None
+def _weights(
+    path: str, module: nn.Module, here: _Where, count: int, keeper: Keeper | None
 ) -> Iterator[Site]:
-    info = InProjection().info(module)
-    if keeper is not None:
-        info = info.on(keeper.device)
-    rest = (True, InProjection.weight_name, here.stack, here.span, keeper)
-    whole = (0, info.out_features)
-    yield Site(path, "attention.qkv", module, info, here.block, count, whole, *rest)
-    width = info.out_features // 3
-    for i, part in enumerate(("query", "key", "value")):
-        features = (i * width, (i + 1) * width)
-        sliced = _part(info, *features)
-        yield Site(
-            path, f"attention.{part}", module, sliced, here.block, count, features, *rest
-        )  # fmt: skip
-
-
-def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Targets]) -> list[str]:
-    """Return one sentence for each target pattern that matches nothing."""
-    found = []
-    stacks = {site.stack: site.stack_blocks for site in survey.sites if site.stack}
-    for field, chosen in targets.items():
-        where = f"{config_name}.{field}"
-        if chosen.stack is not None and chosen.stack not in stacks:
-            known = f"Its stacks: {', '.join(stacks)}." if stacks else "It is one: leave stack out."
-            near = nearest(chosen.stack, stacks)
-            found.append(f"{where}: this model has no stack {chosen.stack!r}.{near} {known}")
+    """Yield the weights that a module holds itself; of fused attention, its three parts as well."""
+    for role, layer in weights_of(module).items():
+        info = layer.info(module)
+        if keeper is not None:
+            info = info.on(keeper.device)
+        rest = (True, layer.weight_name, here.stack, here.span, True, keeper)
+        if role != "attention.qkv":
+            yield Site(path, role, module, info, here.block, count, None, *rest)
             continue
-        first, stop = (0, survey.blocks) if chosen.stack is None else stacks[chosen.stack]
-        try:
-            chosen.indices(stop - first)
-        except TargetError as error:
-            found.append(f"{where}: {error}")
-            continue
-        for pattern in (*chosen.roles, *chosen.exclude):
-            one = Targets(roles=(pattern,))
-            if not any(one.match(site) for site in survey.sites):
-                found.append(
-                    f"{where}: {pattern!r} matches nothing in this model."
-                    f"{nearest(pattern, survey.roles())} Roles here: {_roles(survey)}."
-                )
-        if not found and not any(chosen.match(site) for site in survey.sites):
-            after = "stack, layers" if chosen.stack else "layers"
-            found.append(f"{where}: no site is left after {after} and exclude.")
-    return found
-
-
-def _roles(survey: Survey) -> str:
-    return ", ".join(sorted(survey.roles())) or "none"
-
-
-def check_shared(survey: Survey, sites: Sequence[Site]) -> None:
-    """Refuse to rewrite a module that the model uses in several places."""
-    for site in sites:
-        paths = survey.shared.get(site.path)
-        if paths:
-            raise AttachError(
-                f"{paths[0]} and {paths[1]} are one and the same module; a piece there would act in"
-                " both places. Exclude it, or give each place its own copy of the module."
-            )
+        whole, width = (0, info.out_features), info.out_features // 3
+        yield Site(path, role, module, info, here.block, count, whole, *rest)
+        for i, name in enumerate(("query", "key", "value")):
+            features = (i * width, (i + 1) * width)
+            part = _part(info, *features)
+            yield Site(path, f"attention.{name}", module, part, here.block, count, features, *rest)

@@ -22,6 +22,8 @@ class Place(Protocol):
     @property
     def path(self) -> str: ...  # noqa: D102
     @property
+    def own_path(self) -> str: ...  # noqa: D102
+    @property
     def kind(self) -> str: ...  # noqa: D102
     @property
     def block(self) -> int | None: ...  # noqa: D102
@@ -74,7 +76,7 @@ def _matches_one(pattern: str, role: str, path: str, kind: str | None) -> bool:
     if pattern.startswith("path:"):
         return path_matches(path, (pattern[5:],))
     if pattern == "all-linear":
-        return kind == "linear" and role != "head" and not role.endswith(".qkv")
+        return kind == "linear" and role not in ("head", "router") and not role.endswith(".qkv")
     return role_matches(role, pattern)
 
 
@@ -110,8 +112,8 @@ class Targets(Strict):
     exclude: tuple[str, ...] = Field((), description="Role or path globs to leave out.")
     stack: str | None = Field(
         None,
-        description="Of a model of several stacks, such as `encoder` and `decoder`, the one meant;"
-        " `layers` counts its blocks then.",
+        description="Of a model of several stacks, such as `encoder` and `decoder` or `vision` and"
+        " `language`, the one meant; `layers` counts its blocks then.",
     )
 
     @model_validator(mode="before")
@@ -139,7 +141,9 @@ class Targets(Strict):
         Raises:
             TargetError: a chosen block does not exist.
         """
-        return _indices(self.layers, count, f"the {self.stack}" if self.stack else "the model")
+        return _indices(
+            self.layers, count, f"the stack {self.stack}" if self.stack else "the model"
+        )
 
     def _chooses_block(self, site: Place) -> bool:
         if site.block is None:
@@ -151,14 +155,20 @@ class Targets(Strict):
 
     def match(self, site: Place) -> bool:
         """Tell whether a site or a parameter's module is targeted."""
-        kind = site.kind
-        if not _any_matches(self.roles, site.role, site.path, kind):
+        if not self._any(self.roles, site):
             return False
         if self.stack is not None and site.stack != self.stack:
             return False
         if self.layers != "all" and not self._chooses_block(site):
             return False
-        return not (self.exclude and _any_matches(self.exclude, site.role, site.path, kind))
+        return not (self.exclude and self._any(self.exclude, site))
+
+    @staticmethod
+    def _any(patterns: tuple[str, ...], site: Place) -> bool:
+        if _any_matches(patterns, site.role, site.path, site.kind):
+            return True
+        own = site.own_path
+        return own != site.path and _any_matches(patterns, site.role, own, site.kind)
 
 
 @lru_cache(maxsize=1024)

@@ -29,6 +29,7 @@ KINDS: dict[str, type] = {
     "commands": CommandSpec,
 }
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_TYPE = re.compile(r"[A-Za-z_][\w.*]*:[A-Za-z_*][\w*]*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
 #: Fields of specs that hold a reference.
 REFERENCE_FIELDS = (
@@ -93,7 +94,7 @@ def checked(kind: str, spec: Any) -> str:
 
 def _name_of(spec: Spec) -> str:
     if isinstance(spec, LayerSpec):
-        if not _REFERENCE.fullmatch(spec.type):
+        if not _TYPE.fullmatch(spec.type):
             raise PluginError(f"type={spec.type!r} of LayerSpec is not 'package.module:Class'")
         return spec.type
     if isinstance(spec, SourceSpec) and spec.kind not in ("model", "data"):

@@ -113,9 +113,9 @@ class LayerSpec(NamedTuple):
     """A layer type that the core does not know: a transposed linear, a quantised one."""
 
     type: str
-    """``"package.module:Class"`` of the layer; it is never imported from here."""
+    """``"package.module:Class"`` of the layer, or a glob; it is never imported from here."""
     layer: str
-    """Reference to a :class:`peftcore.layers.Layer` that handles it."""
+    """Reference to a :class:`peftcore.Layer` or :class:`peftcore.Weights` that handles it."""
 
 
 class CommandSpec(NamedTuple):

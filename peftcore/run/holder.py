@@ -286,6 +286,20 @@ class ContextHolder:
                 self.leave(block)
 
     @property
+    def read(self) -> dict[Any, Tensor] | None:
+        """Weights that were made in the running call of a module which reads them itself."""
+        return self._of_thread.read
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep such weights until the call of the module is over."""
+        before, self._of_thread.read = self._of_thread.read, {}
+        try:
+            yield
+        finally:
+            self._of_thread.read = before
+
+    @property
     def carried(self) -> bool:
         """Whether this thread is in a checkpointed part that knows what ran in its forward."""
         return self._of_thread.carried
@@ -362,3 +376,4 @@ class _OfThread(threading.local):
         self.current = Context()
         self.columns: int | None = None
         self.carried = False
+        self.read: dict[Any, Tensor] | None = None

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.method.pieces import Around, Delta, Piece, Reparam, Transform
 from peftcore.method.placed import Placed
+from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
-from peftcore.model.layers import Layer, layer_of
+from peftcore.model.layers import Layer, layer_at, layer_of
 from peftcore.model.offloading import offloads
 from peftcore.run.casting import new_bias, run_around, run_piece
 from peftcore.run.holder import ContextHolder
@@ -42,6 +43,8 @@ class Program:
         self.acts_on_call = len(self.direct) < len(placed)
         self.through = grouped(self.reparams)
         self.widening = [piece for piece in self.around if piece.widens]
+        #: The context tells of the tokens of another stack; here every token is real.
+        self.apart = any(is_apart(item.site.stack, holder.backbone) for item in placed)
 
     def _add(self, item: Placed) -> None:
         piece, features = item.piece, item.site.features
@@ -60,7 +63,17 @@ class Program:
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         """Run the module with its pieces: around, inputs, reparams, base, deltas, outputs."""
+        if not self.direct or torch.compiler.is_compiling():
+            return self._run(module, base, args, kwargs)
+        with self.holder.reading():
+            return self._run(module, base, args, kwargs)
+
+    def _run(
+        self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
         context = self.holder.current
+        if self.apart:
+            context = context.elsewhere()
         if not self.around:
             return self._inside(module, base, args, kwargs, context)
         for wider in self.widening:
@@ -177,11 +190,28 @@ class Program:
         return call
 
     def weight(self, module: nn.Module, name: str, stored: Tensor) -> Tensor:
-        """Return a stored weight with the active pieces folded in, where it is read directly."""
+        """Return a stored weight with the active pieces folded in, where it is read directly.
+
+        In one call of the module it is made once: a loop over experts reads it for each of them.
+        """
+        made = None if torch.compiler.is_compiling() else self.holder.read
+        if made is None:
+            return self._weight(module, name, stored)
+        key = id(module), name, torch.is_grad_enabled()
+        if key not in made:
+            made[key] = self._weight(module, name, stored)
+        return made[key]
+
+    def _weight(self, module: nn.Module, name: str, stored: Tensor) -> Tensor:
         here = [p for p in self.direct if p.site.weight_name == name]
         if here:
-            return folded(stored, here, self.layer)
+            return folded(stored, here, layer_at(module, name))
         return rebiased_by(stored, [p for p in self.direct if p.site.bias_name == name])
+
+
+def is_apart(stack: str, backbone: Backbone) -> bool:
+    """Tell whether the tokens and rows of a stack are others than the context tells of."""
+    return bool(stack and backbone.main_stack) and stack != backbone.main_stack
 
 
 def grouped(

@@ -39,3 +39,4 @@ from peftcore.testing.toy import (
     Output as Output,
     Toy as Toy,
 )
+from peftcore.testing.weights_contract import WeightsContract as WeightsContract

@@ -235,10 +235,11 @@ class Declared:
 
 
 def _stacks(found: Survey) -> list[list[Site]]:
-    """Return the blocks of each stack."""
+    """Return the blocks of each stack; of the main one alone, where the family has one."""
+    main = found.backbone.main_stack
     stacks: dict[str, list[Site]] = {}
     for site in found.sites:
-        if site.role == "block":
+        if site.role == "block" and (not main or site.stack == main):
             stacks.setdefault(site.stack, []).append(site)
     return list(stacks.values())
 

@@ -98,7 +98,8 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 def attached(model: nn.Module, method: str, config: Mapping[str, Any]) -> peftcore.Adapter:
     """Attach a method; where its targets' roles are not there, at all linears or by its defaults.
 
-    Neither plugin need know the other: a backbone may lack the roles that a test of a method names.
+    Neither plugin need know the other: a backbone may lack the roles that a test of a method names,
+    or have experts among them.
     """
     fields = resolve(installed().methods[method].config).model_fields
     plain = {name: value for name, value in config.items() if name != "targets"}
@@ -107,7 +108,7 @@ def attached(model: nn.Module, method: str, config: Mapping[str, Any]) -> peftco
         try:
             return peftcore.attach(model, [{"method": method, **choice}])
         except TargetError as error:
-            if "matches nothing" not in str(error):
+            if not any(reason in str(error) for reason in ("matches nothing", "of kind experts")):
                 raise
     return peftcore.attach(model, [{"method": method, **(tries[-1] if tries else config)}])
 

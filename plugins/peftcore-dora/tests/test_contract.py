@@ -18,3 +18,4 @@ class TestWithDropoutEverywhere(MethodContract):
 class TestMagnitudeBeside(MethodContract):
     method = "dora"
     config = {"magnitude_only": ["mlp.*"]}
+    on = {"moe": {"magnitude_only": ["mlp.up"]}}  # experts are no linear layers

@@ -1,4 +1,4 @@
-"""Decoder-only language models: LLaMA, Mistral, Qwen, Gemma, GPT-2."""
+"""Decoder-only language models: LLaMA, Mistral, Qwen, Gemma, GPT-2, and those with experts."""
 
 from peftcore import BackboneSpec, LayerSpec, hookimpl
 
@@ -53,6 +53,16 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             configs=("gemma-2b", "gemma-7b", "gemma-2-2b", "gemma-3-1b"),
         ),
         BackboneSpec(
+            name="moe",
+            summary="Mixtral (Jiang et al. 2024), OLMoE, Qwen 2 and 3 MoE, gpt-oss: with experts.",
+            backbone="peftcore_llm.experts:Moe",
+            matches=tuple(
+                f"transformers.models.{name}.modeling_{name}:*"
+                for name in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+            ),
+            configs=("mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-20b"),
+        ),
+        BackboneSpec(
             name="gpt2",
             summary="GPT-2 (Radford et al. 2019).",
             backbone="peftcore_llm.backbones:Gpt2",
@@ -64,7 +74,7 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
 
 @hookimpl
 def peftcore_register_layers() -> list[LayerSpec]:
-    """Return the handlers of GPT-2's transposed linear and of Gemma's scaled embedding."""
+    """Return the handlers of GPT-2's transposed linear, Gemma's scaled embedding, and experts."""
     scaled = (
         "transformers.models.gemma.modeling_gemma:GemmaTextScaledWordEmbedding",
         "transformers.models.gemma2.modeling_gemma2:Gemma2TextScaledWordEmbedding",
@@ -73,4 +83,5 @@ def peftcore_register_layers() -> list[LayerSpec]:
     return [
         LayerSpec("transformers.pytorch_utils:Conv1D", "peftcore_llm.layers:TransposedLinear"),
         *(LayerSpec(kind, "peftcore_llm.layers:ScaledEmbedding") for kind in scaled),
+        LayerSpec("transformers.models.*:*Experts", "peftcore_transformers.experts:Experts"),
     ]

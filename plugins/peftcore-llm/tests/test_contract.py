@@ -23,6 +23,11 @@ class TestGemma(BackboneContract):
     heads = HEADS
 
 
+class TestMoe(BackboneContract):
+    backbone = "moe"
+    heads = ("none", "causal-lm")
+
+
 class TestGpt2(BackboneContract):
     backbone = "gpt2"
     heads = HEADS

@@ -1,11 +1,17 @@
+from typing import Any, ClassVar
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.testing import assert_close
+from transformers import GptOssConfig, MixtralConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.pytorch_utils import Conv1D
 
 import peftcore
 from peftcore import backbone_named, layer_of
-from peftcore.testing import perturb, run
+from peftcore.testing import WeightsContract, perturb, run
 
 
 def test_a_transposed_linear_runs_with_its_own_weight_as_it_does_by_itself() -> None:
@@ -59,3 +65,28 @@ def test_a_scaled_embedding_runs_with_its_own_weight_as_it_does_by_itself() -> N
     ids = torch.tensor([[3, 0, 5]])
     assert torch.equal(layer.call(module, layer.weight(module), ids), module(ids))
     assert layer.info(module).kind == "embedding"
+
+
+class TestExperts(WeightsContract):
+    """Weights stored as [experts, out, in]."""
+
+    kind: ClassVar[type[nn.Module]] = MixtralExperts
+    config: ClassVar[type] = MixtralConfig
+
+    def make(self) -> nn.Module:
+        made = self.kind(self.config(hidden_size=8, intermediate_size=6, num_local_experts=3))
+        for parameter in made.parameters():
+            nn.init.normal_(parameter)
+        return made
+
+    def example(self, module: nn.Module) -> tuple[Any, ...]:
+        chosen: Tensor = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2]])
+        return torch.randn(4, 8), chosen, torch.rand(4, 2)
+
+
+class TestTransposedExperts(TestExperts):
+    """Weights stored as [experts, in, out]."""
+
+    kind = GptOssExperts
+    config = GptOssConfig
+    tolerance = 1e-4

@@ -5,22 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from peftcore import Dropout, LowRankConfig, PerRole, Rank, Targets
-from peftcore_lora.marks import FitsGroups, KeepsTable, NotAtEmbeddings
+from peftcore_lora.marks import FitsGroups, KeepsTable, NotAt
 
 
 class LoraConfig(LowRankConfig):
     """Configuration of LoRA; `rank`, `alpha`, `dropout` and `init` may be given per role."""
 
     rank: Annotated[Rank, FitsGroups()] = Field(
-        8, description="Rank r of the update; at most the smaller side of the layer."
+        8,
+        description="Rank r of the update, of each expert's at experts; at most the smaller side of"
+        " the layer.",
     )
-    dropout: Annotated[Dropout, NotAtEmbeddings(0, "the input there is a token number")] = 0.0
+    dropout: Annotated[Dropout, NotAt("embedding", 0, "the input there is a token number")] = 0.0
     use_rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."
     )
     init: Annotated[
         PerRole[Annotated[str, Field(pattern=r"^(default|pissa(_niter_\d+)?|olora)$")]],
-        NotAtEmbeddings("default", "an embedding has no other start than the default"),
+        NotAt("embedding", "default", "an embedding has no other start than the default"),
+        NotAt("experts", "default", "experts have no other start than the default"),
     ] = Field(
         "default",
         description="Start of A and B. `default`: random and zero; `pissa`: the largest singular"
@@ -34,5 +37,5 @@ class LoraConfig(LowRankConfig):
     )
     targets: Annotated[Targets, KeepsTable()] = Field(
         Targets.model_validate(["attention.query", "attention.value"]),
-        description="Linear, embedding and convolution layers to update.",
+        description="Linear, embedding and convolution layers to update, and experts.",
     )

@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NotAtEmbeddings(Mark):
-    """A value other than ``off`` cannot act at an embedding.
+class NotAt(Mark):
+    """A value other than ``off`` cannot act at layers of a kind.
 
     Attributes:
+        kind: the kind.
         off: the value that can.
         why: the reason, for the sentence.
     """
 
+    kind: str
     off: Any
     why: str
 
     def refusal(self, field: str, value: Any, site: Site) -> str:
-        """Refuse the value at an embedding."""
-        if site.kind != "embedding" or value == self.off:
+        """Refuse the value at a layer of that kind."""
+        if site.kind != self.kind or value == self.off:
             return ""
         for_this = json.dumps({site.role: self.off, "default": value})
         return (

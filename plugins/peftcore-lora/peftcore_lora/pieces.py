@@ -103,6 +103,32 @@ class LowRankEmbedding(Delta):
         return self.lora_A.T @ (self.lora_B * self.scale).T
 
 
+class LowRankExperts(Delta):
+    """Update of all experts: s B A of each, with A [experts, r, in], B [experts, out, r].
+
+    r is at most the smaller side of one expert. There are experts * r * (in + out) numbers, as in
+    PEFT's ``target_parameters``, whose factors are these laid side by side. The experts are in one
+    parameter, which the model reads, so the update is added to the weights: a forward makes one
+    tensor of their size for each projection.
+    """
+
+    def __init__(self, layer: LayerInfo, rank: int, scale: float):
+        super().__init__()
+        self.scale = scale
+        count, out, in_ = layer.weight_shape
+        self.lora_A = nn.Parameter(torch.empty(count, rank, in_))
+        self.lora_B = nn.Parameter(torch.zeros(count, out, rank))
+
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Draw A of each expert as a linear layer draws its weight."""
+        bound = 1 / math.sqrt(self.lora_A.shape[-1])
+        self.lora_A.uniform_(-bound, bound)
+
+    def weight_delta(self) -> Tensor:
+        """Return s B A of each expert, [experts, out, in]."""
+        return torch.bmm(self.lora_B * self.scale, self.lora_A)
+
+
 class LowRankConv(Factored):
     """Update of a convolution: A is one of the same geometry to r channels, B one of kernel 1.
 

@@ -95,7 +95,7 @@ def test_a_plan_counts_one_side_of_a_named_size() -> None:
         (
             "speech-seq2seq",
             {"roles": ["mlp.up"], "stack": "decoder", "layers": "2"},
-            r"layers '2' names block 2, but the decoder has 2 blocks \(0 to 1\)",
+            r"layers '2' names block 2, but the stack decoder has 2 blocks \(0 to 1\)",
         ),
         (
             "speech-seq2seq",

@@ -48,11 +48,12 @@ def test_the_two_commands_print_one_table(recipe, data, peftcore):
     *table, rows, longest = rehearsal.splitlines()
     assert plan.splitlines() == table
     assert rows == ROWS and longest.startswith("longest row: ")
-    lora, *_, saved, total, memory = table[1:]
+    lora, *_, saved, total, reach, memory = table[1:]
     assert lora.split() == ["lora", "attention.query", "2", "256"]
     assert saved.split() == ["modules_to_save", "pooler", "2", f"{32 * 33:,}"]
     assert total.startswith("trainable 512 of ")
     assert total.endswith(f"; head {3 * 33 + 32 * 33:,} besides")
+    assert reach.startswith("targets can reach ")
     assert memory.startswith("memory: base ") and memory.endswith("activations come on top")
 
 

@@ -46,6 +46,7 @@ _AUTO = {
     "ctc": "AutoModelForCTC",
     "audio-classification": "AutoModelForAudioClassification",
     "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
+    "image-text-to-text": "AutoModelForImageTextToText",
 }
 _OPTIONS = ("num_labels", "dtype", "attn_implementation")
 

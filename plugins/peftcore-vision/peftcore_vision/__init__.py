@@ -1,6 +1,11 @@
-"""Image models: timm's vision transformers and CNNs, and CLIP's image tower."""
+"""Image models: timm's, CLIP's image tower, and models of images and language."""
 
 from peftcore import BackboneSpec, LayerSpec, hookimpl
+
+_VISION_LANGUAGE = (
+    "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
+    "qwen2_5_vl", "qwen3_vl",
+)  # fmt: skip
 
 
 @hookimpl
@@ -31,10 +36,24 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             backbone="peftcore_vision.clip:ClipVision",
             matches=(
                 "transformers.models.clip.modeling_clip:CLIPVision*",
-                "transformers.models.clip.modeling_clip:CLIPModel",
                 "transformers.models.clip.modeling_clip:CLIPForImageClassification",
             ),
             configs=("clip-vit-b32", "clip-vit-b16", "clip-vit-l14", "clip-vit-bigg14"),
+        ),
+        BackboneSpec(
+            name="vision-language",
+            summary="Of images and text: LLaVA (Liu et al. 2023) and its kin, whole CLIP, SigLIP.",
+            backbone="peftcore_vision.language:VisionLanguage",
+            matches=(
+                "transformers.models.clip.modeling_clip:CLIPModel",
+                "transformers.models.siglip.modeling_siglip:SiglipModel",
+                *(
+                    f"transformers.models.{name}.modeling_{name}:*{kind}"
+                    for name in _VISION_LANGUAGE
+                    for kind in ("Model", "ForConditionalGeneration")
+                ),
+            ),
+            configs=("llava-1.5-7b",),
         ),
     ]
 

@@ -35,11 +35,7 @@ def _sizes(
 
 
 class ClipVision(TransformersBackbone):
-    """The image tower of CLIP, Radford et al. 2021, with its projection.
-
-    Where the whole of CLIP is tuned, the roles are those of the image tower; the layers of the
-    text tower are ``x-text``.
-    """
+    """The image tower of CLIP, Radford et al. 2021, with its projection."""
 
     model_types = ("clip", "clip_vision_model")
     heads = ()
@@ -72,7 +68,7 @@ class ClipVision(TransformersBackbone):
     # --- places ------------------------------------------------------------------------------
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
-        """Return role to globs; what lies outside of the towers and the projections is a head."""
+        """Return role to globs; what lies outside of the tower and its projection is a head."""
         tower = self._network(model)
         globs = {
             role: tuple(f"{tower}.{g}" if tower else g for g in _listed(given))
@@ -80,9 +76,8 @@ class ClipVision(TransformersBackbone):
         }
         besides = [path for path in outside(model, tower) if path != self.entry(model)]
         projection = [path for path in besides if path.endswith("visual_projection")]
-        text = [p for p in besides if "text_model" in p.split(".") or p.endswith("text_projection")]
-        head = [path for path in besides if path not in (*projection, *text)]
-        found = {"pooler": projection, "x-text": text, "head": head}
+        head = [path for path in besides if path not in projection]
+        found = {"pooler": projection, "head": head}
         return {"model": (tower,), **globs, **{role: tuple(p) for role, p in found.items() if p}}
 
     def _network(self, model: nn.Module) -> str:
@@ -100,7 +95,7 @@ class ClipVision(TransformersBackbone):
     def context(
         self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Context:
-        """Say nothing: every patch is real, and the tokens of a text are not the tower's."""
+        """Say nothing: every patch is real."""
         return Context()
 
     # --- loading and building ----------------------------------------------------------------

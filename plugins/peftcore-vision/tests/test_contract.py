@@ -36,6 +36,11 @@ class TestTimmCnn(TimmContract):
         adapter.check_alive()
 
 
+class TestVisionLanguage(BackboneContract):
+    backbone = "vision-language"
+    heads = ("none", "image-text-to-text")
+
+
 class TestClipVision(BackboneContract):
     backbone = "clip-vision"
 

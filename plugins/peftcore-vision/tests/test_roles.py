@@ -1,16 +1,12 @@
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
+from transformers import CLIPVisionModel
 
-import peftcore
 from peftcore import backbone_named, backbone_of, survey
-from peftcore.testing import loss_of, perturb, run, same
-from peftcore_vision.clip import ClipVision
 
 PROJECTIONS = {f"attention.{part}": ["blocks.0.attn.qkv"] for part in ("query", "key", "value")}
 
@@ -119,55 +115,11 @@ def test_in_a_wrapper_every_layer_outside_of_the_network_is_a_head(family: str, 
     assert found == {(f"network.{p}" if p else "network", r) for p, r in inner} | heads
 
 
-def clip() -> CLIPModel:
-    text = {
-        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "vocab_size": 40, "max_position_embeddings": 8,
-    }  # fmt: skip
-    vision: dict[str, Any] = dict(ClipVision.small)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
-
-
-def test_the_image_tower_of_a_whole_clip_has_the_roles_and_its_text_tower_is_apart() -> None:
-    model = clip()
-    found = paths(model)
-    tower = paths(backbone_named("clip-vision").tiny())
-    assert found == {**tower, "x-text": found["x-text"]}
-    assert all(p.startswith("text_model.") or p == "text_projection" for p in found["x-text"])
-    assert "model" in found and found["model"] == ["vision_model"]
-    sites = survey(model, backbone_of(model)).sites
-    assert {s.block for s in sites} == {None, 0, 1}
-    assert {s.layer.out_features for s in sites if s.role == "block"} == {32}
-
-
-def test_the_whole_of_clip_is_tuned_in_its_image_tower() -> None:
-    model = clip()
-    batch = {
-        **backbone_of(model).batch(model, 3),
-        "input_ids": torch.randint(0, 40, (3, 8)),
-        "return_loss": True,
-    }
-    bare = run(model, batch)
-    adapter = peftcore.attach(model, "probe", targets=["attention.*", "mlp.*"])
-    loss_of(model(**batch)).backward()
-    adapter.check_alive()
-    perturb(adapter)
-    assert not same(run(model, batch), bare)
-    adapter.detach()
-    assert same(run(model, batch), bare)
-
-
 def test_a_tower_without_its_projection_is_known() -> None:
     tower = CLIPVisionModel(backbone_named("clip-vision").tiny().config)
     found = paths(tower)
     assert found["model"] == [""] and "pooler" not in found
     assert found["attention.query"] == ["encoder.layers.0.self_attn.q_proj"]
-
-
-def test_a_call_with_tokens_of_a_text_says_nothing_of_the_patches() -> None:
-    ids = torch.zeros(2, 8, dtype=torch.long)
-    model = clip()
-    assert backbone_of(model).context(model, (), {"input_ids": ids}).mask is None
 
 
 def test_a_convolution_with_the_padding_of_tensorflow_takes_another_weight() -> None:
