@@ -159,11 +159,6 @@ def zeroing(site: Site) -> Delta:
     return Product(site)
 
 
-def zeroing_the_data(site: Site) -> Delta:
-    site.module.weight.data.zero_()  # type: ignore
-    return Product(site)
-
-
 def dividing(site: Site) -> Delta:
     return 1 // (site.blocks - 2)  # type: ignore
 
@@ -206,11 +201,8 @@ def test_one_piece_at_two_sites(have: Callable[..., None]) -> None:
         peftcore.attach(model, "zz")
 
 
-@pytest.mark.parametrize("how", [zeroing, zeroing_the_data])
-def test_a_model_that_is_changed_inside_a_hook(
-    how: Callable[[Site], Delta], have: Callable[..., None]
-) -> None:
-    have(making(how))
+def test_a_model_that_is_changed_inside_a_hook(have: Callable[..., None]) -> None:
+    have(making(zeroing))
     with refused(PluginError, WHOSE, "changed blocks.0.attention.query in peftcore_rewrite_module"):
         peftcore.attach(Toy(), "zz")
 

@@ -28,7 +28,8 @@ def test_the_example_passes_its_own_tests() -> None:
         "PEFTCORE_DISABLE_PLUGINS": ",".join(sorted(off)),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLE / "tests"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not backbones",
+         EXAMPLE / "tests"],
         cwd=EXAMPLE, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,6 +24,7 @@ from typing import Any
 import as_markdown as md
 
 ROOT = Path(__file__).resolve().parent.parent
+INDEX = ROOT / "peftcore" / "registry" / "index.json"
 EXAMPLES = (ROOT / "examples" / "third_party_plugin", ROOT / "examples")
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -316,12 +317,32 @@ def written(text: str, leave: Sequence[str] = ()) -> str:
     return PART.sub(part, text)
 
 
+def write_index() -> None:
+    """Write which distribution of this repository brings which name, for those who lack it."""
+    from peftcore import installed
+
+    ours = {p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml")}
+    kinds = json.loads(INDEX.read_text("utf-8"))
+    found = {
+        kind: {
+            name: home
+            for name in sorted(getattr(installed(), kind))
+            if (home := installed().owner(kind, name).distribution) in ours
+        }
+        for kind in kinds
+    }
+    if found != kinds:
+        INDEX.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        print(f"{INDEX.relative_to(ROOT)} written")
+
+
 def main() -> None:
     """Write the pages."""
     parser = argparse.ArgumentParser(description="Write the generated parts of docs/reference.")
     parser.add_argument("--matrix", action="store_true", help="run the matrix and write it too")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    write_index()
     if options.matrix:
         PARTS["matrix"] = lambda: matrix(run=True)
     for page in sorted((ROOT / "docs").rglob("*.md")):

@@ -12,6 +12,7 @@ from peftcore.adapter.statistics import MARK
 from peftcore.adapter.switch import check_names, make_entry, opened, wanted_by
 from peftcore.errors import AttachError
 from peftcore.run.program import is_apart
+from peftcore.run.rewriting import rewrite
 from peftcore.run.rows import Rows
 from peftcore.run.settings import ByRow
 
@@ -50,6 +51,9 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     setting = ByRow(
         used, Rows(index, model.buffers), _swaps(chosen), state.holder, **wanted_by(chosen)
     )
+    for swap in (swap for adapter in chosen for swap in adapter.swaps):
+        for module, leaf in swap.places:
+            rewrite(module, state.holder, (leaf,))  # a read outside of the module's call is refused
     if state.entry is None and chosen:
         make_entry(model, state, chosen[0].plan.backbone)
     with opened(state, setting, chosen):

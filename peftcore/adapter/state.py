@@ -265,7 +265,9 @@ class Attached:
         """
         trained = dict(self.named_parameters())
         grads: Iterable[Tensor | None] = [parameter.grad for parameter in trained.values()]
-        if loss is not None:
+        if loss is not None and not loss.requires_grad:
+            grads = [None for _ in trained]
+        elif loss is not None:
             inputs = list(trained.values())
             grads = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         dead = [name for name, grad in zip(trained, grads, strict=True) if grad is None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -26,11 +28,10 @@ class Placed:
     label: str
     key: str
     piece: Piece
-    #: The piece's parameters by name, which an optimiser may hold, and where the first of them is.
+    #: The piece's parameters by name, which an optimiser may hold, and where the first of them is:
+    #: to look there is what tells in each call whether they are away.
     _own: dict[str, nn.Parameter | None] = field(default_factory=dict, init=False, repr=False)
-    _first: tuple[dict[str, nn.Parameter | None], str] | None = field(
-        default=None, init=False, repr=False
-    )
+    first: tuple[dict[str, Any], str] | None = field(default=None, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -43,15 +44,15 @@ class Placed:
         self._own = dict(piece.named_parameters() if piece._modules else piece._parameters)
         for module in piece.modules() if piece._modules else (piece,):
             if module._parameters:
-                self._first = module._parameters, next(iter(module._parameters))
+                self.first = module._parameters, next(iter(module._parameters))
                 break
 
     @property
     def away(self) -> bool:
         """Whether the piece's tensors have been taken away, as by offloading the whole model."""
-        if self._first is None:
+        if self.first is None:
             return False
-        there, leaf = self._first
+        there, leaf = self.first
         tensor = there.get(leaf)
         return tensor is not None and tensor.is_meta
 
@@ -70,3 +71,10 @@ class Placed:
         role = f"[{self.site.role.replace('.', '-')}]" if shared else ""
         key = f"~{self.key}" if self.key else ""
         return f"{adapter}~{self.label}{role}{key}"
+
+
+def come_home(placed: Iterable[Placed]) -> None:
+    """Take back the tensors of those pieces whose tensors are away."""
+    for item in placed:
+        if item.away:
+            item.come_home()

@@ -97,7 +97,7 @@ class Targeted(Method):
         Raises:
             TargetError: the layer is of another kind, or a setting does not fit it.
         """
-        self._check_kind(site, f"{self.label}.{chosen_by}: {site.here}")
+        self._check_kind(site, chosen_by)
         config: MethodConfig = self.config.at(site)
         for field, marks in _marks(type(config)):
             value = getattr(config, field)
@@ -106,20 +106,20 @@ class Targeted(Method):
                     raise TargetError(f"{self.label}.{field}: {why}")
         return config
 
-    def _check_kind(self, site: Site, where: str) -> None:
+    def _check_kind(self, site: Site, chosen_by: str) -> None:
         kind = site.layer.kind
         whole = "conv" if kind.startswith("conv") else kind
         if whole not in self.kinds:
             known = [_KINDS[k] for k in self.kinds]
             listed = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
             raise TargetError(
-                f"{where} is of kind {kind}; {self.name} acts on {listed}. Name the layers inside"
-                " it, or leave it out with exclude."
+                f"{self._where(site, chosen_by)} is of kind {kind}; {self.name} acts on {listed}."
+                " Name the layers inside it, or leave it out with exclude."
             )
         if self.needs_width and not site.layer.out_features:
             raise TargetError(
-                f"{where} returns features of a number that is not known, and {self.name} needs"
-                " their number. Leave it out with exclude."
+                f"{self._where(site, chosen_by)} returns features of a number that is not known,"
+                f" and {self.name} needs their number. Leave it out with exclude."
             )
         if whole not in self.plain:
             return
@@ -131,9 +131,13 @@ class Targeted(Method):
             more = getattr(cls, "forward", None) is not plain.forward
         if more and not site.direct:
             raise TargetError(
-                f"{where} is a {cls.__name__}, which does more than a plain {plain.__name__};"
-                f" {self.name} cannot act beside what else it does. Leave it out with exclude."
+                f"{self._where(site, chosen_by)} is a {cls.__name__}, which does more than a plain"
+                f" {plain.__name__}; {self.name} cannot act beside what else it does. Leave it out"
+                " with exclude."
             )
+
+    def _where(self, site: Site, chosen_by: str) -> str:
+        return f"{self.label}.{chosen_by}: {site.here}"
 
 
 _known: dict[type[MethodConfig], list[tuple[str, list[Mark]]]] = {}

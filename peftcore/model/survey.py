@@ -11,7 +11,7 @@ from torch import nn
 
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
-from peftcore.model.layers import LayerInfo, first_parameter, info_of, layer_of, weights_of
+from peftcore.model.layers import Layer, LayerInfo, first_parameter, info_of, layer_of, weights_of
 from peftcore.model.offloading import Keeper, keepers
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.walk import base_modules
@@ -283,7 +283,8 @@ def _sites(
         here = where[path]
         layer = layer_of(module)
         role = known.of(path)
-        yield from _weights(path, module, here, count, kept.get(path))
+        if held := weights_of(module):
+            yield from _weights(held, path, module, here, count, kept.get(path))
         if layer is not None:
             info = layer.info(module)
         elif role:
@@ -308,6 +309,8 @@ def _where_it_computes(
 ) -> LayerInfo:
     """Return the layer on the device of its computation, which its own tensors may not tell."""
     module, above = modules[path], path
+    if not kept and module._parameters.get("weight") is not None:
+        return info
     tensors = (*module._parameters.values(), *module._buffers.values(), *module._modules.values())
     if all(tensor is None for tensor in tensors):
         # it computes where what encloses it does
@@ -343,10 +346,15 @@ def _part(info: LayerInfo, start: int, stop: int) -> LayerInfo:
 
 
 def _weights(
-    path: str, module: nn.Module, here: _Where, count: int, keeper: Keeper | None
+    held: Mapping[str, Layer],
+    path: str,
+    module: nn.Module,
+    here: _Where,
+    count: int,
+    keeper: Keeper | None,
 ) -> Iterator[Site]:
     """Yield the weights that a module holds itself; of fused attention, its three parts as well."""
-    for role, layer in weights_of(module).items():
+    for role, layer in held.items():
         info = layer.info(module)
         if keeper is not None:
             info = info.on(keeper.device)

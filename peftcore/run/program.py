@@ -27,10 +27,14 @@ Features = tuple[int, int] | None
 class Program:
     """The active pieces of one module, sorted by kind once, when adapters are switched."""
 
+    #: Parameters that rows have values of their own for: none, where all rows have the same.
+    held: frozenset[str] = frozenset()
+
     def __init__(self, module: nn.Module, placed: Sequence[Placed], holder: ContextHolder):
         self.layer: Layer | None = layer_of(module)
         self.holder = holder
         self.placed = placed
+        self.firsts = firsts(placed)
         self.around: list[Around] = []
         self.inputs: list[Transform] = []
         self.outputs: list[Transform] = []
@@ -207,6 +211,11 @@ class Program:
         if here:
             return folded(stored, here, layer_at(module, name))
         return rebiased_by(stored, [p for p in self.direct if p.site.bias_name == name])
+
+
+def firsts(placed: Iterable[Placed]) -> list[tuple[dict[str, Any], str]]:
+    """Return where the first parameter of each piece is, that of pieces without any left out."""
+    return [item.first for item in placed if item.first is not None]
 
 
 def is_apart(stack: str, backbone: Backbone) -> bool:

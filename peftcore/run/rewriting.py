@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore.errors import AttachError
-from peftcore.method.placed import Placed
+from peftcore.method.placed import Placed, come_home
 from peftcore.model.walk import CONTAINER, bare_class
 from peftcore.run.holder import ContextHolder
 from peftcore.run.seat import SEAT, Seat, seat_of
@@ -152,8 +152,9 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
             program = holder.program(self, program)
         elif program is None and not holder.having and not holder.recorded:
             return base(self, *args, **kwargs)
+        compiling = torch.compiler.is_compiling()
         # a reentrant checkpoint runs its forward without gradients
-        if (torch.is_grad_enabled() or self.training) and not torch.compiler.is_compiling():
+        if not compiling and (self.training or torch.is_grad_enabled()):
             ran = holder.recomputed(program)
             if ran is not None:
                 with holder.as_it_was(ran):
@@ -162,10 +163,10 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
                 holder.begin_training()
         if program is None:
             return base(self, *args, **kwargs)
-        if not torch.compiler.is_compiling():
-            for item in program.placed:
-                if item.away:
-                    item.come_home()
+        if not compiling:
+            for there, leaf in program.firsts:
+                if there[leaf].is_meta:
+                    come_home(program.placed)
         return program.run(self, base, args, kwargs)
 
     def enter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -220,10 +221,22 @@ def _getter(name: str) -> Callable[[Any], Tensor | None]:
             program = self._peftcore.holder.program(self, program)
         if program is not None and program.direct:
             value = program.weight(self, name, value)
+        elif program is not None and name in program.held:
+            raise _read_for_all(self, name)
         dtype = self._peftcore.casts.get(name)
         return value if dtype is None or value.dtype == dtype else value.to(dtype)
 
     return get
+
+
+def _read_for_all(module: Any, name: str) -> AttachError:
+    for swap in (swap for parked in module._peftcore.parked.values() for swap in parked):
+        if any(place == (module, name) for place in swap.places):
+            name = swap.selected.info.name
+    return AttachError(
+        f"this model reads {name} directly, once for all rows of a batch, so that rows cannot have"
+        " adapters with values of their own for it. Run the rows of each adapter by themselves."
+    )
 
 
 def _generating(cls: type, name: str) -> Callable[..., Any]:

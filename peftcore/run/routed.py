@@ -17,7 +17,7 @@ from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
 from peftcore.run.casting import run_as, run_piece
 from peftcore.run.holder import ContextHolder
-from peftcore.run.program import Program, add, edit_first
+from peftcore.run.program import Program, add, edit_first, firsts
 from peftcore.run.rows import Rows, can_be_picked, heads_of, picked, together
 
 
@@ -66,6 +66,7 @@ class Routed:
         self.swaps = swaps
         self.programs = [Program(module, group, holder) if group else None for group in items]
         self.placed = [item for group in items for item in group]
+        self.firsts = firsts(self.placed)
         self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]
         self._banks: dict[tuple[int, torch.device], tuple[Any, Callable[..., Tensor] | None]] = {}
         having = [i for i, pieces in enumerate(self.pieces) if pieces]
@@ -77,6 +78,8 @@ class Routed:
             and ones[0].serves_rows
         )
         self._having, self._ones = having, ones
+        #: Parameters that rows have values of their own for; none while the module runs with them.
+        self.held = frozenset(leaf for own in swaps for leaf in own)
 
     def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the module for the rows of all adapters, or for those of one."""
@@ -99,11 +102,13 @@ class Routed:
         own = self.swaps[i] if i >= 0 else {}
         before = {leaf: module._parameters[leaf] for leaf in own}
         module._parameters.update(own)
+        held, self.held = self.held, frozenset()
         try:
             if program is None:
                 return base(module, *args, **kwargs)
             return program.run(module, base, args, kwargs)
         finally:
+            self.held = held
             module._parameters.update(before)
 
     def bank(self, index: Tensor) -> Callable[..., Tensor] | None:

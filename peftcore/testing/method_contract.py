@@ -10,7 +10,9 @@ from peftcore.testing.method.trained import Trained
 class MethodContract(Described, Trained, Stored, Switched, Computed):
     """Subclass it, set ``method``, and pytest runs the contract.
 
-    ``pytest -m "not backbones"`` runs the part on toys alone, in seconds.
+    ``pytest -m "not backbones"`` runs the part on toys alone, in seconds. Of several classes of a
+    module that test one method with other settings, the first meets every installed backbone, the
+    others the toys and those that ``on`` and ``refused_on`` name.
 
     Attributes:
         method: name of the method.

@@ -30,10 +30,19 @@ class OnToy:
     compiles: ClassVar[bool | None] = True
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Parametrise over the installed backbones."""
+        """Parametrise over the installed backbones: all, for the first class of a method.
+
+        Further classes of a module, which test other settings of the same method, meet the toys
+        and the families that they name.
+        """
         if "backbone_name" in metafunc.fixturenames:
             kit.register_kit()
             names = [backbone for name, backbone in pairs() if name == self.method]
+            classes = [c for c in vars(metafunc.module).values() if isinstance(c, type)]
+            same = (c for c in classes if getattr(c, "method", None) == self.method)
+            if next((c for c in same if c.__name__.startswith("Test")), None) is not type(self):
+                named = {*kit.TOYS, *self.on, *self.refused_on}
+                names = [name for name in names if name in named]
             metafunc.parametrize("backbone_name", names)
 
     @pytest.fixture(autouse=True)
