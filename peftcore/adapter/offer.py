@@ -232,6 +232,8 @@ class _Checks:
 
     def _check_kept(self, site: Site, method: Method) -> None:
         """Refuse places whose offloaded weights are not brought in by a call of the place."""
+        if not self._found.kept:
+            return
         whole = next(
             (k for k in (self._found.kept.get(p) for p in _above(site.path)) if k and k.whole), None
         )

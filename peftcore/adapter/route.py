@@ -79,6 +79,8 @@ def _check_called(adapter: Attached) -> None:
 def _check_rows_first(adapter: Attached) -> None:
     """Refuse an adapter that acts where the first axis is tokens, so that its rows are unknown."""
     found = adapter.plan.survey
+    if not found.has_tokens_first:
+        return
     paths = (*(p.site.path for p in adapter.placed), *(s.selected.info.path for s in adapter.swaps))
     for path in dict.fromkeys(paths):
         first = found.tokens_first(path)
@@ -92,6 +94,8 @@ def _check_rows_first(adapter: Attached) -> None:
 
 def _check_rows(state: ModelState, adapter: Attached) -> None:
     """Refuse an adapter that acts in a stack whose rows are images, not rows of the batch."""
+    if not state.holder.backbone.main_stack:
+        return
     places = [(p.site.here, p.site.stack) for p in adapter.placed]
     places += [(s.selected.info.name, s.selected.info.stack) for s in adapter.swaps]
     for place, stack in places:

@@ -12,7 +12,7 @@ from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.errors import AttachError, UnknownName, nearest
 from peftcore.model.backbones import Backbone
 from peftcore.run.holder import Block, Setting, owner
-from peftcore.run.program import Program
+from peftcore.run.program import program_of
 from peftcore.run.rewriting import rewrite
 from peftcore.run.seat import seat_of
 from peftcore.run.settings import Chosen
@@ -27,7 +27,7 @@ def switch(state: ModelState, names: tuple[str, ...]) -> None:
     for module in modules_of((*going, *coming)):
         seat = seat_of(module)
         items = [item for name in names for item in seat.placed.get(name, ())]
-        seat.program = Program(module, items, state.holder) if items else None
+        seat.program = program_of(module, items, state.holder) if items else None
     put_in(state, coming, own=True)
     state.active = names
     state.holder.setting = _chosen(state, coming)

@@ -93,6 +93,11 @@ def take_back(module: nn.Module) -> dict[str, Tensor]:
     return {leaf: tensor for leaf, tensor in module._parameters.items() if tensor is not None}
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Tell whether accelerate has put a hook at a module, of whatever kind."""
+    return _HOOK in module.__dict__
+
+
 def keepers(model: nn.Module) -> dict[str, Keeper]:
     """Return what keeps the weights of each module of the base, by path, where something does."""
     found: dict[str, Keeper] = {}

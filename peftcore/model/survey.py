@@ -12,7 +12,7 @@ from torch import nn
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
 from peftcore.model.layers import Layer, LayerInfo, first_parameter, info_of, layer_of, weights_of
-from peftcore.model.offloading import Keeper, keepers
+from peftcore.model.offloading import Keeper, is_hooked, keepers
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.walk import base_modules
 
@@ -152,6 +152,11 @@ class Survey:
             if getattr(module, "batch_first", True) is False
         ]
 
+    @property
+    def has_tokens_first(self) -> bool:
+        """Whether a module of this model takes tokens on the first axis, and not rows."""
+        return bool(self._tokens_first)
+
     def tokens_first(self, path: str) -> str | None:
         """Return a module around, inside, or in the block of a place that says that it takes
         [tokens, rows, features]; None where there is none.
@@ -207,7 +212,7 @@ def survey(model: nn.Module, backbone: Backbone) -> Survey:
             parents[path] = parent
     roles = backbone.role_globs(model)
     where, blocks = _places(modules, roles.get("block", ()), backbone.stack_globs(model))
-    kept = keepers(model)
+    kept = keepers(model) if any(map(is_hooked, modules.values())) else {}
     sites = list(_sites(model, backbone, modules, parents, roles, where, blocks, kept))
     shared = {path: paths for paths in by_module.values() if len(paths) > 1 for path in paths}
     tied = {name: names for names in by_parameter.values() if len(names) > 1 for name in names}

@@ -17,7 +17,7 @@ from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, layer_at, layer_of
 from peftcore.model.offloading import offloads
-from peftcore.run.casting import new_bias, run_around, run_piece
+from peftcore.run.casting import new_bias, run_around, run_as, run_piece
 from peftcore.run.holder import ContextHolder
 
 #: (start, stop) of the output features of a slice; None for the whole.
@@ -211,6 +211,36 @@ class Program:
         if here:
             return folded(stored, here, layer_at(module, name))
         return rebiased_by(stored, [p for p in self.direct if p.site.bias_name == name])
+
+
+class Deltas(Program):
+    """Deltas of a whole module alone, as LoRA's: nothing is asked in a call but what they add."""
+
+    def run(
+        self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """Run the module, and add to what it returns."""
+        out = base(module, *args, **kwargs)
+        x = args[0] if args else next(iter(kwargs.values()))
+        for piece, _ in self.deltas:
+            change = piece(x) if piece.casts_itself else run_as(piece, piece, x)
+            if type(out) is Tensor and change.dtype == out.dtype and change.shape == out.shape:
+                out = out + change
+            else:
+                out = add(out, change, None, piece)
+        return out
+
+
+def program_of(module: nn.Module, placed: Sequence[Placed], holder: ContextHolder) -> Program:
+    """Return the program of the active pieces of one module."""
+    plain = all(
+        isinstance(item.piece, Delta)
+        and item.site.features is None
+        and not item.site.direct
+        and not item.piece.uses_context
+        for item in placed
+    )
+    return (Deltas if plain else Program)(module, placed, holder)
 
 
 def firsts(placed: Iterable[Placed]) -> list[tuple[dict[str, Any], str]]:

@@ -17,7 +17,7 @@ from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
 from peftcore.run.casting import run_as, run_piece
 from peftcore.run.holder import ContextHolder
-from peftcore.run.program import Program, add, edit_first, firsts
+from peftcore.run.program import add, edit_first, firsts, program_of
 from peftcore.run.rows import Rows, can_be_picked, heads_of, picked, together
 
 
@@ -64,7 +64,7 @@ class Routed:
         self.rows = rows
         self.holder = holder
         self.swaps = swaps
-        self.programs = [Program(module, group, holder) if group else None for group in items]
+        self.programs = [program_of(module, group, holder) if group else None for group in items]
         self.placed = [item for group in items for item in group]
         self.firsts = firsts(self.placed)
         self.pieces: list[list[Any]] = [[item.piece for item in group] for group in items]

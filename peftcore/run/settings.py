@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from peftcore.run.holder import ContextHolder
-from peftcore.run.program import Program
+from peftcore.run.program import program_of
 from peftcore.run.routed import routed
 from peftcore.run.rows import Rows
 from peftcore.run.seat import seat_of
@@ -41,7 +41,7 @@ class Chosen:
         if key not in self._programs:
             placed = seat_of(module).placed
             items = [item for name in self.names for item in placed.get(name, ())]
-            self._programs[key] = Program(module, items, self.holder) if items else None
+            self._programs[key] = program_of(module, items, self.holder) if items else None
         return self._programs[key]
 
 
