@@ -105,7 +105,9 @@ def run(
 
 
 def check_near(found: Tensor, wanted: Tensor) -> None:
-    near = 0.06 if wanted.dtype is torch.bfloat16 else 2e-4
+    near = 2e-4
+    if wanted.dtype is torch.bfloat16:  # folded into the weights, a change is rounded with them
+        near = 0.06 * max(1.0, wanted.abs().max().item())
     assert found.dtype == wanted.dtype and torch.allclose(found, wanted, atol=near, rtol=near), (
         f"off by {(found - wanted).abs().max().item()}"
     )
@@ -208,6 +210,7 @@ class Adapters(RuleBasedStateMachine):
 
     @rule(names=st.lists(st.sampled_from(NAMES), max_size=2, unique=True))
     def activate(self, names: list[str]) -> None:
+        self._note_statistics()
         done = self.attempt(lambda: peftcore.activate(self.model, *names))
         known = bool(self.kinds) and all(n in self.kinds for n in names)
         clash = known and sum(self.swaps([n]) for n in names) > 1
@@ -215,7 +218,6 @@ class Adapters(RuleBasedStateMachine):
         if done and self.blocks:
             self.blocks[-1] = (self.blocks[-1][0], list(names))
         elif done:
-            self._note_statistics()
             self.active = list(names)
 
     @rule()
