@@ -314,14 +314,14 @@ class Adapters(RuleBasedStateMachine):
         self._note_statistics()
 
     def _note_statistics(self) -> None:
-        """Note the running statistics, which belong to the active adapters."""
+        """Note the running statistics that have moved; they belong to the active adapters."""
         if self.blocks or self.merged:
             return
         for name in self.active:
             self.statistics[name] = {
                 path: value.clone()
                 for path, value in self.model.named_buffers()
-                if path.startswith("norm.")
+                if path.startswith("norm.") and not torch.equal(value, self.bare.get_buffer(path))
             }
 
     @rule(block=st.sampled_from([None, None, "disabled", "route"]))
