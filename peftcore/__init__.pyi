@@ -68,6 +68,7 @@ from peftcore.model.backbones import (
     backbone_named as backbone_named,
     backbone_of as backbone_of,
     build_on_meta as build_on_meta,
+    query_key_value as query_key_value,
 )
 from peftcore.model.calls import padding_id as padding_id, read_call as read_call
 from peftcore.model.context import Context as Context

@@ -238,6 +238,13 @@ class Structural(Backbone):
         return None
 
 
+def query_key_value(layer: LayerInfo) -> dict[str, tuple[int, int]]:
+    """Return the slices of a layer that is query, key and value in equal parts, by role."""
+    width = layer.out_features // 3
+    parts = ("attention.query", "attention.key", "attention.value")
+    return {part: (i * width, (i + 1) * width) for i, part in enumerate(parts)}
+
+
 def backbone_named(name: str) -> Backbone:
     """Return the backbone of a spec name; ``structural`` is the fallback.
 

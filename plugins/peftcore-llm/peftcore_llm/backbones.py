@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from peftcore import LayerInfo
+from peftcore import LayerInfo, query_key_value
 from peftcore_transformers.backbone import TransformersBackbone
 
 _BLOCK = "**.layers.*"
@@ -177,8 +177,4 @@ class Gpt2(TransformersBackbone):
 
     def slices(self, path: str, role: str, layer: LayerInfo) -> Mapping[str, tuple[int, int]]:
         """Return the three parts of the fused projection."""
-        if role != "attention.qkv":
-            return {}
-        width = layer.out_features // 3
-        parts = ("attention.query", "attention.key", "attention.value")
-        return {part: (i * width, (i + 1) * width) for i, part in enumerate(parts)}
+        return query_key_value(layer) if role == "attention.qkv" else {}

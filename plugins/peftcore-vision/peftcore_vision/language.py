@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcore import Context, LayerInfo, bare_class, base_modules, device_of
+from peftcore import Context, LayerInfo, bare_class, base_modules, device_of, query_key_value
 from peftcore_transformers.backbone import TransformersBackbone
 
 #: Blocks of an image network: of CLIP and SigLIP, and of Qwen-VL.
@@ -182,11 +182,7 @@ class VisionLanguage(TransformersBackbone):
 
     def slices(self, path: str, role: str, layer: LayerInfo) -> Mapping[str, tuple[int, int]]:
         """Return the three parts of Qwen-VL's fused projection of images."""
-        if role != "attention.qkv":
-            return {}
-        width = layer.out_features // 3
-        parts = ("attention.query", "attention.key", "attention.value")
-        return {part: (i * width, (i + 1) * width) for i, part in enumerate(parts)}
+        return query_key_value(layer) if role == "attention.qkv" else {}
 
     def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
         """Return the hidden size of the network that a module is in; of the model, its words'."""

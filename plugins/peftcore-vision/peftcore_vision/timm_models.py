@@ -17,6 +17,7 @@ from peftcore import (
     Loaded,
     base_modules,
     layer_of,
+    query_key_value,
     resolve_source,
 )
 from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
@@ -234,11 +235,7 @@ class TimmVit(TimmBackbone):
 
     def slices(self, path: str, role: str, layer: LayerInfo) -> Mapping[str, tuple[int, int]]:
         """Return the three parts of the fused projection."""
-        if role != "attention.qkv":
-            return {}
-        width = layer.out_features // 3
-        parts = ("attention.query", "attention.key", "attention.value")
-        return {part: (i * width, (i + 1) * width) for i, part in enumerate(parts)}
+        return query_key_value(layer) if role == "attention.qkv" else {}
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return random images of the size that the model is made for."""
