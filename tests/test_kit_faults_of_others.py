@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,14 +89,14 @@ class LooksAtValues(Handler):
     """Cannot say anything of a layer without weights."""
 
     def info(self, module: Any) -> LayerInfo:
-        return replace(super().info(module), bias=bool(module.weight.sum() != 0))
+        return super().info(module)._replace(bias=bool(module.weight.sum() != 0))
 
 
 class OneDevice(Handler):
     """Says that every layer is on the CPU."""
 
     def info(self, module: Any) -> LayerInfo:
-        return replace(super().info(module), device=torch.device("cpu"))
+        return super().info(module)._replace(device=torch.device("cpu"))
 
 
 LAYERS: dict[str, tuple[type[Layer], str, tuple[Any, ...], str]] = {

@@ -50,11 +50,10 @@ def _content(modules: Iterable[nn.Module]) -> list[Any]:
     found: list[Any] = []
     for module in modules:
         found.append(module.__class__)
-        found.extend(module._modules)
+        found.extend(module._modules.values())
         for tensor in module._parameters.values():
             if tensor is None:
                 continue
             # one on the meta device has no values; where it is offloaded each call makes a new one
-            found.append(tuple(tensor.shape) if tensor.is_meta else id(tensor))
-            found.append(-1 if tensor.is_meta else tensor._version)
+            found.append(tensor.shape if tensor.is_meta else (id(tensor), tensor._version))
     return found

@@ -1,8 +1,8 @@
 """Layer types: what a piece must know of a layer, and how to reach its weight."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,7 @@ from peftcore.registry.installed import installed
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class LayerInfo:
+class LayerInfo(NamedTuple):
     """Sizes and dtype of the place where a piece goes; never read ``module.weight.shape``.
 
     Attributes:
@@ -41,7 +40,7 @@ class LayerInfo:
 
     def on(self, device: torch.device) -> "LayerInfo":
         """Return the same layer on another device."""
-        return replace(self, device=device)
+        return self._replace(device=device)
 
 
 class Layer:
@@ -197,18 +196,17 @@ _NORM = _Norm()
 _AFFINE_NORM = _AffineNorm()
 _AFFINE = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _FUSED = _FusedAttention()
-_cache: dict[tuple[type[nn.Module], bool], Layer | Weights | None] = {}
 
 
 def layer_of(module: nn.Module) -> Layer | None:
     """Return the handler of a module's type, or None for a module that is no single layer."""
-    found = _handler_of(module)
+    found = handler_of(module)
     return found if isinstance(found, Layer) else None
 
 
 def weights_of(module: nn.Module) -> Mapping[str, Layer]:
     """Return role to the handler of each weight that a module holds besides being a layer."""
-    found = _handler_of(module)
+    found = handler_of(module)
     return found.layers(module) if isinstance(found, Weights) else {}
 
 
@@ -218,12 +216,15 @@ def layer_at(module: nn.Module, weight_name: str) -> Layer | None:
     return next((layer for layer in several if layer.weight_name == weight_name), layer_of(module))
 
 
-def _handler_of(module: nn.Module) -> Layer | Weights | None:
+def handler_of(module: nn.Module) -> Layer | Weights | None:
+    """Return what handles a module's type: as one layer, as several weights, or None."""
     # all that a handler is chosen by: one class may have instances with a weight and without
-    key = bare_class(module), "weight" in module._parameters
-    if key not in _cache:
-        _cache[key] = _find(*key)
-    return _cache[key]
+    key = type(module), "weight" in module._parameters
+    known = installed().derived
+    if key not in known:
+        known[key] = _find(bare_class(module), key[1])
+    found: Layer | Weights | None = known[key]
+    return found
 
 
 def has_forward_of_its_own(module: nn.Module) -> bool:

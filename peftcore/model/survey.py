@@ -11,7 +11,14 @@ from torch import nn
 
 from peftcore.model.backbones import Backbone
 from peftcore.model.globs import path_matches, path_pattern, translated
-from peftcore.model.layers import Layer, LayerInfo, first_parameter, info_of, layer_of, weights_of
+from peftcore.model.layers import (
+    Layer,
+    LayerInfo,
+    first_parameter,
+    handler_of,
+    info_of,
+    layer_of,
+)
 from peftcore.model.offloading import Keeper, is_hooked, keepers
 from peftcore.model.sites import ParameterInfo, Site
 from peftcore.model.walk import base_modules
@@ -193,32 +200,44 @@ class _Where:
 def survey(model: nn.Module, backbone: Backbone) -> Survey:
     """Find every site of a model in one walk."""
     modules: dict[str, nn.Module] = {}
-    parents: dict[str, nn.Module | None] = {}
-    by_module: dict[int, list[str]] = {}
-    by_parameter: dict[int, list[str]] = {}
-    sizes: list[tuple[str, int]] = []
+    parents: list[nn.Module | None] = []
+    first_path: dict[int, str] = {}
+    first_name: dict[int, str] = {}
+    shared: dict[str, list[str]] = {}
+    tied: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     for path, module, parent in base_modules(model):
-        paths = by_module.setdefault(id(module), [])
-        paths.append(path)
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None:
-                name = f"{path}.{leaf}" if path else leaf
-                names = by_parameter.setdefault(id(parameter), [])
-                if not names:
-                    sizes.append((path, parameter.numel()))
-                names.append(name)
-        if len(paths) == 1:
+        first = first_path.setdefault(id(module), path)
+        if first is path:
             modules[path] = module
-            parents[path] = parent
+            parents.append(parent)
+        else:
+            shared.setdefault(first, [first]).append(path)
+        prefix = f"{path}." if path else ""
+        for leaf, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            name = prefix + leaf
+            known = first_name.setdefault(id(parameter), name)
+            if known is name:
+                sizes[path] = sizes.get(path, 0) + parameter.numel()
+            else:
+                tied.setdefault(known, [known]).append(name)
     roles = backbone.role_globs(model)
     where, blocks = _places(modules, roles.get("block", ()), backbone.stack_globs(model))
     kept = keepers(model) if any(map(is_hooked, modules.values())) else {}
     sites = list(_sites(model, backbone, modules, parents, roles, where, blocks, kept))
-    shared = {path: paths for paths in by_module.values() if len(paths) > 1 for path in paths}
-    tied = {name: names for names in by_parameter.values() if len(names) > 1 for name in names}
-    base = sum(size for _, size in sizes)
-    in_blocks = sum(size for path, size in sizes if where[path].block is not None)
-    return Survey(backbone, sites, modules, shared, tied, base, in_blocks, blocks, kept, where)
+    base = sum(sizes.values())
+    in_blocks = sum(size for path, size in sizes.items() if where[path].block is not None)
+    return Survey(
+        backbone, sites, modules, _by_each(shared), _by_each(tied), base, in_blocks, blocks, kept,
+        where,
+    )  # fmt: skip
+
+
+def _by_each(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return each of several names of one thing with all of them."""
+    return {name: names for names in found.values() for name in names}
 
 
 def _places(
@@ -276,31 +295,34 @@ def _sites(
     model: nn.Module,
     backbone: Backbone,
     modules: Mapping[str, nn.Module],
-    parents: Mapping[str, nn.Module | None],
+    parents: Sequence[nn.Module | None],
     roles: Mapping[str, Sequence[str]],
     where: Mapping[str, _Where],
     count: int,
     kept: Mapping[str, Keeper],
 ) -> Iterator[Site]:
-    known = _roles_by(tuple((name, tuple(globs)) for name, globs in roles.items()))
+    role_of = _roles_by(tuple((name, tuple(globs)) for name, globs in roles.items())).of
     fuses = type(backbone).slices is not Backbone.slices
-    for path, module in modules.items():
-        here = where[path]
-        layer = layer_of(module)
-        role = known.of(path)
-        if held := weights_of(module):
-            yield from _weights(held, path, module, here, count, kept.get(path))
-        if layer is not None:
-            info = layer.info(module)
-        elif role:
-            info = info_of(module, backbone.width(model, path, module))
-        else:
+    for (path, module), parent in zip(modules.items(), parents, strict=True):
+        handler = handler_of(module)
+        role = role_of(path)
+        if handler is None and not role:
             continue
-        info = _where_it_computes(info, path, modules, kept)
-        direct = _read_directly(path, parents[path], backbone)
+        here, keeper = where[path], kept.get(path)
+        if isinstance(handler, Layer):
+            info, name = handler.info(module), handler.weight_name
+        else:
+            if handler is not None:
+                held = handler.layers(module)
+                yield from _weights(held, path, module, here, count, keeper)
+            if not role:
+                continue
+            info, name = info_of(module, backbone.width(model, path, module)), "weight"
+        if kept or module._parameters.get("weight") is None:
+            info = _where_it_computes(info, path, modules, kept)
+        direct = _read_directly(path, parent, backbone)
         role = role or _structural_role(info.kind)
-        name = layer.weight_name if layer else "weight"
-        rest = (direct, name, here.stack, here.span, False, kept.get(path))
+        rest = (direct, name, here.stack, here.span, False, keeper)
         yield Site(path, role, module, info, here.block, count, None, *rest)
         if not fuses:
             continue
@@ -314,8 +336,6 @@ def _where_it_computes(
 ) -> LayerInfo:
     """Return the layer on the device of its computation, which its own tensors may not tell."""
     module, above = modules[path], path
-    if not kept and module._parameters.get("weight") is not None:
-        return info
     tensors = (*module._parameters.values(), *module._buffers.values(), *module._modules.values())
     if all(tensor is None for tensor in tensors):
         # it computes where what encloses it does

@@ -61,6 +61,8 @@ class Registry:
         # names that nobody provides because the plugin that would is not usable as a whole
         self._lost: dict[tuple[str, str], PluginRecord] = {}
         self._offers: dict[tuple[str, str], list[tuple[Spec, PluginRecord]]] = {}
+        #: What others have worked out from the specs; emptied whenever those change.
+        self.derived: dict[Any, Any] = {}
         self._manager = pluggy.PluginManager("peftcore")
         self._manager.add_hookspecs(Discovery)
 
@@ -199,6 +201,7 @@ class Registry:
 
     def _settle(self, kind: str, name: str) -> None:
         """Let the one plugin that offers a name serve it; of several the one that is preferred."""
+        self.derived.clear()
         if (owner := self._owners.pop((kind, name), None)) is not None:
             owner.provides[kind].remove(name)
             del self._specs[kind][name]
