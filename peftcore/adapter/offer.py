@@ -94,8 +94,8 @@ def offer(
     callers = methods.each("peftcore_rewrite_module")
     before = Unchanged(found.modules)
     for site, call, method in _on_devices(sites, callers):
-        before_it = taken.setdefault((method.label, id(site.module)), [])
-        if any(site.inside(other) for other in before_it):
+        place = method.label, id(site.module)
+        if place in taken and any(site.inside(other) for other in taken[place]):
             continue
         try:
             result = call(site=site)
@@ -112,7 +112,7 @@ def offer(
             if fresh and piece.starts:
                 piece.start(site.weight)
             placed.append(Placed(site, method.label, key, piece))
-        before_it.append(site)
+        taken.setdefault(place, []).append(site)
     asked = [method for method, _ in callers]
     before.check(asked, "peftcore_rewrite_module")
     check_shared(found, [item.site for item in placed])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from torch import nn
@@ -23,7 +22,7 @@ class Unchanged:
     def __init__(self, modules: Mapping[str, nn.Module]):
         self._modules = modules
         #: Held, so that no other tensor gets the id of one that was replaced.
-        self._tensors = [t for m in modules.values() for t in m._parameters.values()]
+        self._held = [t for m in modules.values() for t in m._parameters.values()]
         self._before = _content(modules.values())
 
     def check(self, methods: Sequence[Method], hook: str) -> None:
@@ -35,25 +34,30 @@ class Unchanged:
         now = _content(self._modules.values())
         if now == self._before:
             return
-        # a module's own content starts with its class, so that the first difference finds it
-        same = next(i for i, pair in enumerate(zip_longest(now, self._before)) if len({*pair}) > 1)
-        count = sum(1 for thing in now[: same + 1] if isinstance(thing, type))
-        path = list(self._modules)[max(count - 1, 0)]
+        path = next(
+            path
+            for i, (path, module) in enumerate(self._modules.items())
+            if any(a[i] != b[i] for a, b in zip(now, self._before, strict=True))
+        )
         whose = " or ".join(installed().whose("methods", method.name) for method in methods)
         raise PluginError(
             f"{whose} changed {path or 'the model'} in {hook}; there the model is only read."
         )
 
 
-def _content(modules: Iterable[nn.Module]) -> list[Any]:
-    """Return what differs once someone changed one of some modules, one after another."""
-    found: list[Any] = []
-    for module in modules:
-        found.append(module.__class__)
-        found.extend(module._modules.values())
-        for tensor in module._parameters.values():
-            if tensor is None:
-                continue
-            # one on the meta device has no values; where it is offloaded each call makes a new one
-            found.append(tensor.shape if tensor.is_meta else (id(tensor), tensor._version))
-    return found
+def _content(modules: Iterable[nn.Module]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return what differs once someone changed one of some modules: lists of one item for each."""
+    return (
+        [module.__class__ for module in modules],
+        [[*module._modules.values()] for module in modules],
+        [_tensors(module) if module._parameters else () for module in modules],
+    )
+
+
+def _tensors(module: nn.Module) -> list[Any]:
+    # one on the meta device has no values; where it is offloaded each call makes a new one
+    return [
+        t.shape if t.is_meta else (id(t), t._version)
+        for t in module._parameters.values()
+        if t is not None
+    ]

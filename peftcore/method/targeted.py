@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
@@ -99,11 +100,10 @@ class Targeted(Method):
         """
         self._check_kind(site, chosen_by)
         config: MethodConfig = self.config.at(site)
-        for field, marks in _marks(type(config)):
-            value = getattr(config, field)
-            for mark in marks:
-                if why := mark.refusal(field, value, site):
-                    raise TargetError(f"{self.label}.{field}: {why}")
+        values = config.__dict__  # a model's attributes are slow to get
+        for field, mark in _marks(type(config)):
+            if why := mark.refusal(field, values[field], site):
+                raise TargetError(f"{self.label}.{field}: {why}")
         return config
 
     def _check_kind(self, site: Site, chosen_by: str) -> None:
@@ -140,15 +140,8 @@ class Targeted(Method):
         return f"{self.label}.{chosen_by}: {site.here}"
 
 
-_known: dict[type[MethodConfig], list[tuple[str, list[Mark]]]] = {}
-
-
-def _marks(kind: type[MethodConfig]) -> list[tuple[str, list[Mark]]]:
-    """Return the fields of a configuration that have marks."""
-    if kind not in _known:
-        found = [
-            (name, [m for m in info.metadata if isinstance(m, Mark)])
-            for name, info in kind.model_fields.items()
-        ]
-        _known[kind] = [(name, marks) for name, marks in found if marks]
-    return _known[kind]
+@cache
+def _marks(kind: type[MethodConfig]) -> list[tuple[str, Mark]]:
+    """Return the marks of a configuration, each with its field."""
+    fields = kind.model_fields.items()
+    return [(name, m) for name, info in fields for m in info.metadata if isinstance(m, Mark)]

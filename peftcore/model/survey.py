@@ -246,7 +246,8 @@ def _places(
     """Return block and stack of each module, and the number of blocks; parents come first."""
     where: dict[str, _Where] = {}
     spans: dict[str, list[int]] = {}
-    is_block = path_pattern(tuple(blocks)).fullmatch
+    # looked up like a role, of which paths have one
+    is_block = _roles_by((("block", tuple(blocks)),) if blocks else ()).of
     heads = [(name, path_pattern(tuple(globs)).fullmatch) for name, globs in stacks.items()]
     nowhere = _Where()
     count = 0

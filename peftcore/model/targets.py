@@ -85,10 +85,16 @@ def _any_role_matches(patterns: tuple[str, ...], role: str, kind: str) -> bool:
     return any(_matches_one(p, role, "", kind) for p in patterns if not p.startswith("path:"))
 
 
+@lru_cache(maxsize=4096)
+def _of_paths(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(p for p in patterns if p.startswith("path:"))
+
+
 def _any_matches(patterns: tuple[str, ...], role: str, path: str, kind: str) -> bool:
-    return _any_role_matches(patterns, role, kind) or any(
-        _matches_one(p, role, path, kind) for p in patterns if p.startswith("path:")
-    )
+    if _any_role_matches(patterns, role, kind):
+        return True
+    by_path = _of_paths(patterns)
+    return bool(by_path) and any(_matches_one(p, role, path, kind) for p in by_path)
 
 
 class Targets(Strict):
@@ -165,10 +171,10 @@ class Targets(Strict):
 
     @staticmethod
     def _any(patterns: tuple[str, ...], site: Place) -> bool:
-        if _any_matches(patterns, site.role, site.path, site.kind):
+        path, own = site.path, site.own_path
+        if _any_matches(patterns, site.role, path, site.kind):
             return True
-        own = site.own_path
-        return own != site.path and _any_matches(patterns, site.role, own, site.kind)
+        return own != path and _any_matches(patterns, site.role, own, site.kind)
 
 
 @lru_cache(maxsize=1024)

@@ -216,6 +216,15 @@ class Program:
 class Deltas(Program):
     """Deltas of a whole module alone, as LoRA's: nothing is asked in a call but what they add."""
 
+    acts_on_call = True
+    around = inputs = outputs = reparams = direct = widening = ()  # type: ignore[assignment]
+
+    def __init__(self, module: nn.Module, placed: Sequence[Placed], holder: ContextHolder):
+        self.holder = holder
+        self.placed = placed
+        self.firsts = firsts(placed)
+        self.deltas = [(item.piece, None) for item in placed]  # type: ignore[misc]
+
     def run(
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:

@@ -76,13 +76,16 @@ class Pieces(nn.Module):
 
     @classmethod
     def empty(cls, seat: Seat) -> Pieces:
-        """Return a new one; copying one that is empty costs a fifth of making one."""
+        """Return a new one; copying an empty one costs a fifth of making one."""
         made = cls.__new__(cls)
-        made.__dict__["seat"] = seat
-        plain, own = _empty()
-        made.__dict__.update(plain)
-        for name, value in own:
-            made.__dict__[name] = value.copy()
+        plain, own, hooked = _empty()
+        attributes = made.__dict__
+        attributes.update(plain)
+        attributes["seat"] = seat
+        for name, kind in own:
+            attributes[name] = kind()
+        for name, hooks in hooked:
+            attributes[name] = hooks.copy()
         return made
 
 
@@ -100,11 +103,15 @@ def _acts_on_call(seat: Seat) -> bool:
 
 
 @functools.cache
-def _empty() -> tuple[dict[str, Any], list[tuple[str, Any]]]:
-    """Return the attributes of an empty container: those to share, and those to copy."""
+def _empty() -> tuple[dict[str, Any], list[tuple[str, type]], list[tuple[str, Any]]]:
+    """Return the attributes of an empty container: those to share, to make anew, and to copy."""
     whole = Pieces().__dict__
-    own = [(name, value) for name, value in whole.items() if isinstance(value, dict | set)]
-    return {name: value for name, value in whole.items() if name not in dict(own)}, own
+    own = {name: value for name, value in whole.items() if isinstance(value, dict | set)}
+    return (
+        {name: value for name, value in whole.items() if name not in own},
+        [(name, type(value)) for name, value in own.items() if not value],
+        [(name, value) for name, value in own.items() if value],
+    )
 
 
 def _forgive_missing_pieces(_: nn.Module, incompatible: Any) -> None:
