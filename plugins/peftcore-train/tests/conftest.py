@@ -1,7 +1,10 @@
 """A small BERT with a vocabulary of its own, a small Llama, and data that they can learn."""
 
 import json
+import os
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,43 +86,82 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_data(folder: Path) -> Path:
+    """Write the rows of the three splits below a folder."""
+    data = folder / "data"
+    data.mkdir()
+    for seed, (split, rows) in enumerate((("train", 64), ("validation", 24), ("test", 24))):
+        write_rows(data / f"{split}.jsonl", sentences(rows, seed))
+    return data
+
+
+def write_recipe(
+    folder: Path, bert: Path, data: Path, name: str = "recipe.yaml", **changes
+) -> Path:
+    """Write a recipe into a folder with some sections changed, and return its path."""
+    train = changes.pop("train", {})
+    content = {
+        "name": "toy",
+        "seed": 3,
+        "backbone": {"source": str(bert)},
+        "methods": [{"method": "lora", "rank": 2}],
+        "task": {"type": "sequence-classification"},
+        "data": {"source": str(data)},
+        "train": {
+            "epochs": 2,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "device": "cpu",
+            **train,
+        },
+        "output": str(folder / "runs"),
+        **changes,
+    }
+    path = folder / name
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def child():
+    """Return a function that does something in a copy of this process.
+
+    It returns the exit code, negative for a signal.
+    """
+
+    def run(work: Callable[[], int]) -> int:
+        number = os.fork()
+        if number == 0:
+            code = 99
+            try:
+                code = work()
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_in(bert):
+    """Return a function that trains a recipe in a folder, and gives what the program said."""
+    from peftcore.testing import run_in_process
+
+    def train(folder: Path, **changes):
+        return run_in_process("train", write_recipe(folder, bert, write_data(folder), **changes))
+
+    return train
+
+
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for seed, (split, rows) in enumerate((("train", 64), ("validation", 24), ("test", 24))):
-        write_rows(folder / f"{split}.jsonl", sentences(rows, seed))
-    return folder
+    return write_data(tmp_path)
 
 
 @pytest.fixture
 def recipe(tmp_path, bert, data):
     """Return a function that writes a recipe with some sections changed, and gives its path."""
-
-    def write(name: str = "recipe.yaml", **changes) -> Path:
-        train = changes.pop("train", {})
-        content = {
-            "name": "toy",
-            "seed": 3,
-            "backbone": {"source": str(bert)},
-            "methods": [{"method": "lora", "rank": 2}],
-            "task": {"type": "sequence-classification"},
-            "data": {"source": str(data)},
-            "train": {
-                "epochs": 2,
-                "batch_size": 8,
-                "learning_rate": 0.01,
-                "device": "cpu",
-                **train,
-            },
-            "output": str(tmp_path / "runs"),
-            **changes,
-        }
-        path = tmp_path / name
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return path
-
-    return write
+    return partial(write_recipe, tmp_path, bert, data)
 
 
 @pytest.fixture

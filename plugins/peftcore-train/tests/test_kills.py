@@ -40,23 +40,13 @@ class Events:
                 self.act()
 
 
-def child(work: Callable[[], int]) -> int:
-    """Do something in a copy of this process; returns its exit code, negative for a signal."""
-    number = os.fork()
-    if number == 0:
-        code = 99
-        try:
-            code = work()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-
-
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def trained(output: Path, recipe: Path, *, at: int = 0, act: Callable[[], None] = kill) -> int:
+def trained(
+    child, output: Path, recipe: Path, *, at: int = 0, act: Callable[[], None] = kill
+) -> int:
     def work() -> int:
         events = Events(output, at, act)
         done = run_in_process("train", recipe, "-q")
@@ -89,16 +79,16 @@ def check_whole(folder: Path) -> None:
         assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == "toy"
 
 
-def test_a_kill_at_any_file_system_event_loses_nothing(short, tmp_path):
+def test_a_kill_at_any_file_system_event_loses_nothing(short, child, tmp_path):
     torch.set_num_threads(1)
     whole = tmp_path / "whole"
-    assert trained(whole, short(whole)) == 0
+    assert trained(child, whole, short(whole)) == 0
     count = int((tmp_path / "events").read_text())
     (expected,) = whole.iterdir()
     tensors = load_file(expected / "adapter" / "adapter.safetensors")
     for at in sorted(random.Random(0).sample(range(2, count + 1), 20)):
         output = tmp_path / f"at-{at}"
-        assert trained(output, short(output), at=at) == -signal.SIGKILL
+        assert trained(child, output, short(output), at=at) == -signal.SIGKILL
         (folder,) = output.iterdir()
         check_whole(folder)
         if not (folder / "config.yaml").exists():
@@ -111,12 +101,12 @@ def test_a_kill_at_any_file_system_event_loses_nothing(short, tmp_path):
         assert metrics[0] == metrics[1], f"event {at}"
 
 
-def test_a_disk_that_is_full_at_any_size_is_one_sentence_and_loses_nothing(short, tmp_path):
+def test_a_disk_that_is_full_at_any_size_is_one_sentence_and_loses_nothing(short, child, tmp_path):
     """Files of at most so many bytes, as for a disk with so much room; 13 sizes."""
     import resource
 
     whole = tmp_path / "whole"
-    assert trained(whole, short(whole)) == 0
+    assert trained(child, whole, short(whole)) == 0
     (expected,) = whole.iterdir()
     tensors = load_file(expected / "adapter" / "adapter.safetensors")
     for size in (0, 1, 100, 500, 900, 1500, 3000, 8000, 12_000, 20_000, 40_000, 60_000, 80_000):
