@@ -42,6 +42,7 @@ from peftcore.method.config import (
     NeedsCall as NeedsCall,
     OneRank as OneRank,
     Rank as Rank,
+    Scale as Scale,
     WithinPositions as WithinPositions,
     both_sides as both_sides,
     smaller_side as smaller_side,

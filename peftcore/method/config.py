@@ -166,13 +166,18 @@ Dropout = Annotated[
 LinearTargets = Annotated[Targets, Field(description="Linear layers to update.")]
 
 
+#: A factor of an update. With a larger one numbers leave what single precision can hold, and a part
+#: that is zero at the start makes NaN of what is infinite.
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+
+
 class LowRankConfig(MethodConfig):
     """What low-rank updates have in common; each field may be given per role."""
 
     rank: Rank = Field(
         8, description="Rank r of the update; at most the smaller side of the layer."
     )
-    alpha: PerRole[Annotated[float, Field(gt=0)] | None] = Field(
+    alpha: PerRole[Scale | None] = Field(
         None,
         description="The update is scaled by alpha / rank. Not given: alpha = rank, a scale of 1.",
     )

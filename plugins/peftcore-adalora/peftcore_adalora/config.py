@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Dropout, LinearTargets, MethodConfig, OneRank, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, OneRank, Scale, Targets
 
 
 class AdaLoraConfig(MethodConfig):
@@ -24,8 +24,8 @@ class AdaLoraConfig(MethodConfig):
     orth_reg_weight: float = Field(
         0.5, ge=0, description="Weight of the orthogonality penalty in the loss."
     )
-    alpha: float | None = Field(
-        None, gt=0, description="The update is scaled by alpha / init_r. Not given: a scale of 1."
+    alpha: Scale | None = Field(
+        None, description="The update is scaled by alpha / init_r. Not given: a scale of 1."
     )
     dropout: Dropout = 0.0
     targets: LinearTargets = Targets(roles=("attention.query", "attention.value"))

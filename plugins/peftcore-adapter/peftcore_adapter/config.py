@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore import Mark, MethodConfig, PerRole, Site, Targets
+from peftcore import Mark, MethodConfig, PerRole, Scale, Site, Targets
 
 
 class ReadsFeatures(Mark):
@@ -27,7 +27,7 @@ Bottleneck = Annotated[
 ActFn = Annotated[
     Literal["relu", "gelu", "silu", "tanh"], Field(description="Activation at the inner width.")
 ]
-Scale = Annotated[float, Field(gt=0, le=1e6, description="Factor s of what the adapter adds.")]
+Factor = Annotated[Scale, Field(description="Factor s of what the adapter adds.")]
 LearnScale = Annotated[bool, Field(description="Train s; it starts at `scale`.")]
 Bias = Annotated[bool, Field(description="Whether both projections have a bias, zero at first.")]
 Init = Annotated[
@@ -70,7 +70,7 @@ class _Shape(MethodConfig):
 
     bottleneck: Bottleneck = 256
     act_fn: ActFn = "tanh"
-    scale: Scale = 1.0
+    scale: Factor = 1.0
     learn_scale: LearnScale = False
     bias: Bias = False
     init: Init = "bert"
@@ -127,7 +127,7 @@ class HeParallelConfig(_Shape):
 
     bottleneck: Bottleneck = 512
     act_fn: ActFn = "relu"
-    scale: Scale = 4.0
+    scale: Factor = 4.0
     bias: Bias = True
     init: Init = "mam"
     dropout: Dropout = 0.1
@@ -148,4 +148,4 @@ class AdaptformerConfig(HeParallelConfig):
     """
 
     bottleneck: Bottleneck = 64
-    scale: Scale = 0.1
+    scale: Factor = 0.1

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from peftcore import Dropout, LinearTargets, MethodConfig, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Scale, Targets
 
 
 class FactConfig(MethodConfig):
@@ -11,8 +11,8 @@ class FactConfig(MethodConfig):
     rank: int = Field(
         8, ge=1, description="Rank r of the factors; at most the width that the layers share."
     )
-    scale: float = Field(
-        1.0, gt=0, description="Factor s of the update; the authors search 0.01 to 100 for a task."
+    scale: Scale = Field(
+        1.0, description="Factor s of the update; the authors search 0.01 to 100 for a task."
     )
     dropout: Dropout = Field(
         0.0, description="Dropout before the last factor, in training; the release has 0.1."

@@ -5,12 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Divides, Dropout, LinearTargets, MethodConfig, Site, Targets, both_sides
+from peftcore import Divides, Dropout, LinearTargets, MethodConfig, Scale, Site, Targets, both_sides
 
 Gain = Annotated[
-    float,
+    Scale,
     Field(
-        gt=0,
         description="Gain of Glorot's uniform start of the fast weights; √2 in the authors' code.",
     ),
 ]
@@ -29,7 +28,7 @@ class KadaptationConfig(MethodConfig):
         description="n: number of Kronecker products and size of the shared factors; divides the"
         " widths of the targeted layers.",
     )
-    scale: float = Field(160.0, gt=0, description="Factor s of the update; the release has 160.")
+    scale: Scale = Field(160.0, description="Factor s of the update; the release has 160.")
     dropout: Dropout = Field(
         0.0, description="Dropout on the update matrix itself, in training; the release has 0.5."
     )
@@ -78,8 +77,8 @@ class CompacterConfig(MethodConfig):
     phm_c_init: Literal["normal", "uniform"] = Field(
         "normal", description="Start of the shared factors: `normal`, or `uniform` from -1 to 1."
     )
-    phm_init_range: float = Field(
-        0.01, gt=0, description="Deviation of the normal start of the shared factors."
+    phm_init_range: Scale = Field(
+        0.01, description="Deviation of the normal start of the shared factors."
     )
     train_rule: bool = Field(True, description="Train the shared factors.")
     train_norms: bool = Field(

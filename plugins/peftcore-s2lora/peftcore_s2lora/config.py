@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import LinearTargets, MethodConfig, OneRank, Targets
+from peftcore import LinearTargets, MethodConfig, OneRank, Scale, Targets
 
 
 class S2LoraConfig(MethodConfig):
@@ -30,7 +30,7 @@ class S2LoraConfig(MethodConfig):
     gamma: float = Field(
         0.0, ge=0, description="Weight of the squared distance of P and Q from orthogonality."
     )
-    scale: float = Field(1.0, gt=0, description="Factor of the update.")
+    scale: Scale = Field(1.0, description="Factor of the update.")
     # one pattern that takes in cross-attention, so that models without it need no other
     targets: LinearTargets = Targets(roles=("*attention.{query,key,value,output}",))
 

@@ -2,13 +2,13 @@
 
 from pydantic import Field
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, Scale, Targets
 
 
 class SvdiffConfig(MethodConfig):
     """Configuration of SVDiff."""
 
-    scale: float = Field(1.0, gt=0, description="Factor s of the shifts of the singular values.")
+    scale: Scale = Field(1.0, description="Factor s of the shifts of the singular values.")
     shift_1d: bool = Field(
         False,
         description="Shift the biases of the targeted layers too, and the weights and biases of"

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from peftcore import Dropout, LinearTargets, MethodConfig, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Scale, Targets
 
 
 class VeraConfig(MethodConfig):
@@ -11,7 +11,7 @@ class VeraConfig(MethodConfig):
     rank: int = Field(
         256, ge=1, description="Rank r; above LoRA's, and above the layer's size if you like."
     )
-    d_initial: float = Field(0.1, gt=0, description="What the vector d starts with.")
+    d_initial: Scale = Field(0.1, description="What the vector d starts with.")
     dropout: Dropout = 0.0
     projection_seed: int = Field(
         0,
