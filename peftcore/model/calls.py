@@ -202,4 +202,5 @@ def _ends(tokens: Tensor, padding: int | None) -> Tensor | None:
     """Return whether a row begins or ends with the token that pads, [] bool."""
     if padding is None or tokens.is_floating_point() or tokens.shape[1] < 2:
         return None
-    return (tokens[:, [0, -1]] == padding).any()
+    # a list as an index would be copied to the device in every call
+    return ((tokens[:, 0] == padding) | (tokens[:, -1] == padding)).any()
