@@ -43,6 +43,7 @@ from peftcore.method.config import (
     OneRank as OneRank,
     Rank as Rank,
     Scale as Scale,
+    Width as Width,
     WithinPositions as WithinPositions,
     both_sides as both_sides,
     smaller_side as smaller_side,

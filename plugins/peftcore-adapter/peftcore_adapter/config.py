@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore import Mark, MethodConfig, PerRole, Scale, Site, Targets
+from peftcore import Mark, MethodConfig, PerRole, Scale, Site, Targets, Width
 
 
 class ReadsFeatures(Mark):
@@ -21,7 +21,7 @@ class ReadsFeatures(Mark):
 
 
 Bottleneck = Annotated[
-    PerRole[Annotated[int, Field(ge=1)]],
+    PerRole[Width],
     Field(description="Inner width of the adapter. May be given per role."),
 ]
 ActFn = Annotated[

@@ -5,7 +5,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import Divides, Dropout, LinearTargets, MethodConfig, Scale, Site, Targets, both_sides
+from peftcore import (
+    Divides,
+    Dropout,
+    LinearTargets,
+    MethodConfig,
+    Scale,
+    Site,
+    Targets,
+    Width,
+    both_sides,
+)
 
 Gain = Annotated[
     Scale,
@@ -53,9 +63,8 @@ class KadaptationConfig(MethodConfig):
 class CompacterConfig(MethodConfig):
     """Configuration of Compacter."""
 
-    bottleneck: int | None = Field(
+    bottleneck: Width | None = Field(
         None,
-        ge=1,
         description="Inner width of the adapter; n divides it. Not given: a 32nd of the width.",
     )
     phm_dim: Annotated[int, Divides(_output)] = Field(

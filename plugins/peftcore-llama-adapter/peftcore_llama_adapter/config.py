@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from peftcore import MethodConfig, Targets, WithinPositions
+from peftcore import MethodConfig, Targets, Width, WithinPositions
 
 
 class LlamaAdapterConfig(MethodConfig):
     """Configuration of LLaMA-Adapter."""
 
-    adapter_len: Annotated[int, WithinPositions()] = Field(
-        10, ge=1, description="K: number of prompts, at most as many as the model has positions."
+    adapter_len: Annotated[Width, WithinPositions()] = Field(
+        10, description="K: number of prompts, at most as many as the model has positions."
     )
     adapter_layers: int | None = Field(
         None,

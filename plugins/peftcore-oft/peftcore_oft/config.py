@@ -56,7 +56,7 @@ class OftConfig(TurningConfig):
         description="Series in place of the inverse: faster, orthogonal only near the identity.",
     )
     num_cayley_neumann_terms: int = Field(
-        5, ge=4, description="With use_cayley_neumann: number of terms of the series."
+        5, ge=4, le=64, description="With use_cayley_neumann: number of terms of the series."
     )
 
 

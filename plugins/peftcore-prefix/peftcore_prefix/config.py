@@ -4,24 +4,22 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets, WithinPositions
+from peftcore import MethodConfig, Targets, Width, WithinPositions
 
 
 class PrefixConfig(MethodConfig):
     """Configuration of prefix tuning."""
 
-    num_virtual_tokens: Annotated[int, WithinPositions()] = Field(
+    num_virtual_tokens: Annotated[Width, WithinPositions()] = Field(
         30,
-        ge=1,
         description="T: length of the prefix; at most the number of the model's positions.",
     )
     prefix_projection: bool = Field(
         False,
         description="Make the prefix by a two-layer network with tanh from a table of T vectors.",
     )
-    encoder_hidden_size: int | None = Field(
+    encoder_hidden_size: Width | None = Field(
         None,
-        ge=1,
         description="h: inner width of that network; the model's width by default.",
     )
     targets: Targets = Field(

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcore import MethodConfig, Targets
+from peftcore import MethodConfig, Targets, Width
 
 _TEXT = ["init_text", "tokenizer"]
 
@@ -12,7 +12,7 @@ _TEXT = ["init_text", "tokenizer"]
 class PromptConfig(MethodConfig):
     """Configuration of prompt tuning."""
 
-    num_virtual_tokens: int = Field(20, ge=1, description="Number of learned vectors.")
+    num_virtual_tokens: Width = Field(20, description="Number of learned vectors.")
     where: Literal["auto", "before", "after_first"] = Field(
         "auto",
         description="Place in the sequence: `before` the tokens, or `after_first`, behind the"
@@ -48,7 +48,7 @@ class PromptConfig(MethodConfig):
 class BlockPromptConfig(MethodConfig):
     """What methods that put tokens into blocks have in common."""
 
-    num_virtual_tokens: int = Field(5, ge=1, description="Number of learned tokens of a block.")
+    num_virtual_tokens: Width = Field(5, description="Number of learned tokens of a block.")
     targets: Targets = Field(
         Targets.model_validate(["block"]),
         description="Blocks of an encoder, all of them by default.",
@@ -69,8 +69,8 @@ class VptConfig(BlockPromptConfig):
         description="How many tokens stay before the learned ones: the class token. It matters"
         " only where attention knows relative positions.",
     )
-    project: int | None = Field(
-        None, ge=1, description="Width of the learned tokens, if a shared layer shall widen them."
+    project: Width | None = Field(
+        None, description="Width of the learned tokens, if a shared layer shall widen them."
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the tokens as they go in.")
 

@@ -2,14 +2,14 @@
 
 from pydantic import Field
 
-from peftcore import Dropout, LinearTargets, MethodConfig, Scale, Targets
+from peftcore import Dropout, LinearTargets, MethodConfig, Scale, Targets, Width
 
 
 class VeraConfig(MethodConfig):
     """Configuration of VeRA."""
 
-    rank: int = Field(
-        256, ge=1, description="Rank r; above LoRA's, and above the layer's size if you like."
+    rank: Width = Field(
+        256, description="Rank r; above LoRA's, and above the layer's size if you like."
     )
     d_initial: Scale = Field(0.1, description="What the vector d starts with.")
     dropout: Dropout = 0.0
