@@ -15,7 +15,7 @@ from peftcore.adapter.state import Attached, Swap
 from peftcore.errors import MergeError
 from peftcore.method.placed import Placed
 from peftcore.model.layers import Layer, layer_at
-from peftcore.run.program import folded, rebiased_by
+from peftcore.run.folding import folded, rebiased_by
 from peftcore.store.fingerprint import look
 
 #: Name of a tied parameter to all its names.

@@ -171,8 +171,8 @@ LinearTargets = Annotated[Targets, Field(description="Linear layers to update.")
 Scale = Annotated[float, Field(gt=0, le=1e6)]
 
 
-#: A width, or a number of tokens, of what a method adds. A larger one is a mistake, which could fill
-#: the memory before anything says so.
+#: A width, or a number of tokens, of what a method adds. A larger one is a mistake, which could
+#: fill the memory before anything says so.
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
