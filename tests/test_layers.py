@@ -1,13 +1,17 @@
 """Layers of unusual kinds."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import peftcore
+from peftcore import LayerSpec, installed
 from peftcore.errors import AttachError, ConfigError, MergeError
 from peftcore.model.globs import role_matches
-from peftcore.model.layers import layer_of
+from peftcore.model.layers import Layer, layer_of
 from peftcore.testing import Toy
 
 
@@ -58,3 +62,24 @@ def test_a_setting_without_a_value_for_a_role_names_field_and_role() -> None:
     model = Toy()
     with pytest.raises(ConfigError, match=r"lora\.rank: no value for role attention\.value"):
         peftcore.attach(model, "lora", rank={"attention.query": 4})
+
+
+class Scaled(nn.Linear):
+    """A linear layer that a plugin comes to know."""
+
+
+class KnowsScaled(Layer):
+    """What a plugin says of it."""
+
+
+def test_a_layer_that_is_registered_later_is_handled_at_once(monkeypatch) -> None:
+    module = types.ModuleType("later")
+    module.Scaled, module.KnowsScaled = Scaled, KnowsScaled
+    monkeypatch.setitem(sys.modules, "later", module)
+    monkeypatch.setattr(Scaled, "__module__", "later")
+    layer = Scaled(3, 2)
+    assert not isinstance(layer_of(layer), KnowsScaled)
+    record = peftcore.register(LayerSpec("later:Scaled", "later:KnowsScaled"), name="later")
+    assert isinstance(layer_of(layer), KnowsScaled)
+    installed().remove(record)
+    assert not isinstance(layer_of(layer), KnowsScaled)
