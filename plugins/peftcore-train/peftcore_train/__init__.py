@@ -14,6 +14,13 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_train.tasks.classification:SequenceClassification",
         ),
         TaskSpec(
+            name="regression",
+            summary="One or several numbers for a text, a pair of texts, or residues.",
+            config="peftcore_train.tasks.regression:RegressionConfig",
+            task="peftcore_train.tasks.regression:Regression",
+            model="peftcore_train.planning:model_of",
+        ),
+        TaskSpec(
             name="masked-lm",
             summary="Predict tokens that were masked at random.",
             config="peftcore_train.tasks.masked_lm:MaskedLMConfig",

@@ -1,6 +1,8 @@
 """Metrics of the tasks, on torchmetrics; sums are kept in double precision."""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,13 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
+)
+from torchmetrics.functional.regression import (
+    mean_absolute_error,
+    mean_squared_error,
+    pearson_corrcoef,
+    r2_score,
+    spearman_corrcoef,
 )
 from torchmetrics.utilities import dim_zero_cat
 
@@ -89,6 +98,81 @@ def _has_both(target: Any) -> bool:
     return len(dim_zero_cat(target).unique()) == 2
 
 
+class ByColumn(Metric):
+    """A score of each column of predictions, over all rows: ``update(preds, target)``, [B, C].
+
+    The value is the mean of the columns, or one value each. Where the target does not vary, or
+    the prediction does not, what asks how they go together is not a number, and no part of a mean.
+
+    Args:
+        function: score of predictions and targets of one column, [N] each.
+        varied: the score asks for a target that varies; ``both`` for predictions that do as well.
+        names: of the columns, where each shall have its own value.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    preds: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        *,
+        varied: str = "",
+        names: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        self.function, self.varied, self.names = function, varied, names
+        self.add_state("preds", [], "cat")
+        self.add_state("target", [], "cat")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the rows of a batch."""
+        self.preds.append(preds.double())
+        self.target.append(target.double())
+
+    def compute(self) -> Tensor:
+        """Return the mean of the columns, or one value each."""
+        preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        columns = zip(preds.unbind(1), target.unbind(1), strict=True)
+        values = torch.stack([self._score(p, t) for p, t in columns])
+        return values if self.names is not None else values.nanmean()
+
+    def _score(self, preds: Tensor, target: Tensor) -> Tensor:
+        flat = self.varied and not _varies(target)
+        if flat or (self.varied == "both" and not _varies(preds)):
+            return torch.tensor(math.nan, dtype=torch.float64)
+        return self.function(preds, target).double()
+
+
+class ErrorByColumn(ByColumn):
+    """An error of each column."""
+
+    higher_is_better = False
+
+
+def _varies(values: Tensor) -> bool:
+    return bool((values != values[0]).any())
+
+
+def regression_metrics(columns: Sequence[str]) -> MetricCollection:
+    """Return loss, Pearson, Spearman, R2, MAE and RMSE; of several targets each one's as well."""
+    kinds: dict[str, Callable[..., ByColumn]] = {
+        "pearson": partial(ByColumn, pearson_corrcoef, varied="both"),
+        "spearman": partial(ByColumn, spearman_corrcoef, varied="both"),
+        "r2": partial(ByColumn, r2_score, varied="target"),
+        "mae": partial(ErrorByColumn, mean_absolute_error),
+        "rmse": partial(ErrorByColumn, partial(mean_squared_error, squared=False)),
+    }
+    metrics: dict[str, Metric | MetricCollection] = {"loss": MeanLoss()}
+    metrics |= {name: make() for name, make in kinds.items()}
+    if len(columns) > 1:
+        metrics |= {f"{name}_of": make(names=columns) for name, make in kinds.items()}
+    return MetricCollection(metrics, compute_groups=False)
+
+
 def classification_metrics(labels: int) -> MetricCollection:
     """Return loss, accuracy, macro F1 and MCC; for two labels also AUROC and average precision."""
     metrics: dict[str, Metric | MetricCollection] = {
@@ -114,7 +198,8 @@ def token_metrics() -> MetricCollection:
 def computed(metrics: MetricCollection) -> dict[str, float]:
     """Return the values of metrics as plain numbers, in their order.
 
-    A metric with several values, such as one for each class, becomes ``name.0``, ``name.1``, ...
+    A metric with several values, such as one for each class, becomes ``name.0``, ``name.1``, ...,
+    or is named by its own ``names``.
     """
     out: dict[str, float] = {}
     for name, metric in metrics.items(keep_base=True):
@@ -122,5 +207,6 @@ def computed(metrics: MetricCollection) -> dict[str, float]:
         if value.ndim == 0:
             out[name] = float(value)
         else:
-            out.update({f"{name}.{i}": float(v) for i, v in enumerate(value)})
+            parts = getattr(metric, "names", None) or range(len(value))
+            out |= {f"{name}.{i}": float(v) for i, v in zip(parts, value, strict=True)}
     return out

@@ -38,6 +38,20 @@ class TestPairsOfThreeLabels(TestSequenceClassification):
     answers = ("kind",)
 
 
+class TestRegression(TaskContract):
+    task = "regression"
+    config = {"target_columns": ["stability", "score"]}
+    rows = split(
+        "text", stability=[61.5, -2, 3, 4.25, 80, 6, 7, 80], score=[1, 2, 2, 3, 1, 2, 3, 1]
+    )
+    answers = ("stability", "score")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+
 class TestMaskedLM(TaskContract):
     task = "masked-lm"
     rows = split("text")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from peftcore import ConfigError, DataError, Loaded, nearest
 from peftcore_train.data import Row
-from peftcore_train.task import Batch, Features, Task
-from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
+from peftcore_train.task import Batch
+from peftcore_train.tasks.whole_text import WholeText, WholeTextConfig
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -23,13 +23,9 @@ _SEVERAL = {"loss": False, "accuracy": True, "f1": True, "mcc": True}
 _TWO = {"auroc": True, "average_precision": True}
 
 
-class ClassificationConfig(TokenConfig):
+class ClassificationConfig(WholeTextConfig):
     """The ``task`` section of sequence classification."""
 
-    text_column: str = Field("text", description="Column of the text or sequence.")
-    pair_column: str | None = Field(
-        None, description="Column of a second text, encoded together with the first."
-    )
     label_column: str = Field("label", description="Column of the label, a text or an integer.")
     labels: tuple[Label, ...] | None = Field(
         None, min_length=2, description="The labels in order; sorted from the training rows."
@@ -41,11 +37,9 @@ class ClassificationConfig(TokenConfig):
     )
 
 
-class SequenceClassification(Task):
+class SequenceClassification(WholeText):
     """Cross-entropy on the head of ``AutoModelForSequenceClassification``."""
 
-    head = "sequence-classification"
-    modules_to_save = ("head",)
     default_metric = "accuracy"
     metric_names: Mapping[str, bool] = {**_SEVERAL, **_TWO}
 
@@ -53,7 +47,6 @@ class SequenceClassification(Task):
         super().__init__(config)
         self.labels: list[Label] = list(config.labels or ())
         self.weights: Tensor | None = None
-        self._tokenizer: Any = None
         if len({str(label) for label in self.labels}) < len(self.labels):
             raise ConfigError("task.labels names a label twice.")
 
@@ -77,12 +70,9 @@ class SequenceClassification(Task):
         """Whether the labels are still to be learned."""
         return not self.labels
 
-    def check(self, rows: Sequence[Row]) -> None:
-        """Check that every row has a text and a known label."""
-        for row in rows:
-            for column in self._columns:
-                row.text(column)
-            self._index(self._label(row), row)
+    def answer(self, row: Row) -> int:
+        """Return the index of a row's label."""
+        return self._index(self._label(row), row)
 
     def learned(self) -> dict[str, Any]:
         """Return the labels in the order of the head's outputs."""
@@ -92,31 +82,15 @@ class SequenceClassification(Task):
         """Return the number of labels."""
         return {"num_labels": len(self.labels)}
 
-    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
-        """Return the model's inputs, the length, and the index of the label."""
-        self._tokenizer = tokenizer_of(loaded)
-        features: Features = encode_text(self.config, row, self._columns, loaded)
-        features["length"] = len(features["input_ids"])
-        if labelled:
-            features["label"] = self._index(self._label(row), row)
-        return features
-
-    def collate(self, rows: Sequence[Features]) -> Batch:
-        """Pad on the right."""
-        batch: Batch = dict(padded(rows, fills(self._tokenizer, rows)))
-        if "label" in rows[0]:
-            batch["target"] = torch.tensor([row["label"] for row in rows])
-        return batch
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the cross-entropy, weighted by class."""
-        logits = self._logits(model, batch)
+        logits = self.logits(model, batch)
         weights = None if self.weights is None else self.weights.to(logits.device)
         return F.cross_entropy(logits, batch["target"], weight=weights)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return logits, targets and the plain cross-entropy of each row."""
-        logits, target = self._logits(model, batch), batch["target"]
+        logits, target = self.logits(model, batch), batch["target"]
         scores = {
             "preds": logits,
             "target": target,
@@ -142,18 +116,8 @@ class SequenceClassification(Task):
                 "label": self.labels[int(row.argmax())],
                 "probabilities": dict(zip(names, row.tolist(), strict=True)),
             }
-            for row in self._logits(model, batch).softmax(-1).cpu()
+            for row in self.logits(model, batch).softmax(-1).cpu()
         ]
-
-    @property
-    def _columns(self) -> list[str]:
-        pair = self.config.pair_column
-        return [self.config.text_column, *([pair] if pair else [])]
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        inputs = {k: v for k, v in batch.items() if k != "target"}
-        logits: Tensor = model(**inputs).logits
-        return logits.float()
 
     def _label(self, row: Row) -> Label:
         label = row.column(self.config.label_column)
