@@ -21,6 +21,12 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             model="peftcore_train.planning:model_of",
         ),
         TaskSpec(
+            name="token-classification",
+            summary="A label for each word or residue; entities (BIO) or plain labels.",
+            config="peftcore_train.tasks.token_classification:TokenClassificationConfig",
+            task="peftcore_train.tasks.token_classification:TokenClassification",
+        ),
+        TaskSpec(
             name="masked-lm",
             summary="Predict tokens that were masked at random.",
             config="peftcore_train.tasks.masked_lm:MaskedLMConfig",

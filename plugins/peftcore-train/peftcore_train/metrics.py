@@ -70,6 +70,55 @@ class MeanCorrect(MeanLoss):
         super().update(correct, count)
 
 
+class EntityPrecision(Metric):
+    """Share of the predicted entities that are right: ``update(right, predicted, given)``, [B].
+
+    An entity is right where its type and both of its ends are.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    right: Tensor
+    predicted: Tensor
+    given: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("right", "predicted", "given"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, right: Tensor, predicted: Tensor, given: Tensor) -> None:
+        """Add the rows of a batch."""
+        self.right += right.sum()
+        self.predicted += predicted.sum()
+        self.given += given.sum()
+
+    def compute(self) -> Tensor:
+        """Return the share; 0 where there is nothing to be a share of."""
+        return self.right / self.whole().clamp(min=1)
+
+    def whole(self) -> Tensor:
+        """Return what the right ones are a share of."""
+        return self.predicted
+
+
+class EntityRecall(EntityPrecision):
+    """Share of the given entities that were found."""
+
+    def whole(self) -> Tensor:
+        """Return what the right ones are a share of."""
+        return self.given
+
+
+class EntityF1(EntityPrecision):
+    """Harmonic mean of precision and recall, over all types of entities together."""
+
+    def whole(self) -> Tensor:
+        """Return what the right ones are a share of."""
+        return (self.predicted + self.given) / 2
+
+
 class PositiveAUROC(BinaryAUROC):
     """AUROC of the second label's probability: ``update(positive, target)``."""
 
@@ -193,6 +242,30 @@ def token_metrics() -> MetricCollection:
         {"loss": MeanLoss(), "perplexity": Perplexity(), "accuracy": MeanCorrect()},
         compute_groups=False,
     )
+
+
+def label_metrics(labels: int) -> MetricCollection:
+    """Return loss, accuracy, macro F1 and MCC of tokens; -100 is no label."""
+    ignored: dict[str, Any] = {"ignore_index": -100, "validate_args": False}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanLoss(),
+        "accuracy": MulticlassAccuracy(labels, average="micro", **ignored),
+        "f1": MulticlassF1Score(labels, average="macro", **ignored),
+        "mcc": MulticlassMatthewsCorrCoef(labels, **ignored),
+    }
+    return MetricCollection(metrics, compute_groups=False)
+
+
+def entity_metrics() -> MetricCollection:
+    """Return loss and accuracy of tokens, and F1, precision and recall of whole entities."""
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanLoss(),
+        "accuracy": MeanCorrect(),
+        "f1": EntityF1(),
+        "precision": EntityPrecision(),
+        "recall": EntityRecall(),
+    }
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def computed(metrics: MetricCollection) -> dict[str, float]:

@@ -52,6 +52,23 @@ class TestRegression(TaskContract):
         return bert
 
 
+class TestTokenClassification(TaskContract):
+    task = "token-classification"
+    rows = split("tokens", labels=[
+        " ".join("B-W" if word in ("film", "story", "people") else "O" for word in text.split())
+        for text in TEXTS
+    ])  # fmt: skip
+    answers = ("labels",)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return int((batch["labels"] != -100).sum())
+
+
 class TestMaskedLM(TaskContract):
     task = "masked-lm"
     rows = split("text")

@@ -31,7 +31,7 @@ def classification(given, **config):
     [([10, 9, 10], [9, 10]), (["b", "a"], ["a", "b"]), (["10", "9"], ["9", "10"])],
 )
 def test_labels_are_sorted_as_numbers_or_as_text(given, labels):
-    assert classification(given).labels == labels
+    assert classification(given).learned() == {"labels": labels}
 
 
 def test_declared_labels_keep_their_order_and_match_as_text():

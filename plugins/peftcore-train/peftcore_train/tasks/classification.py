@@ -9,15 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftcore import ConfigError, DataError, Loaded, nearest
+from peftcore import DataError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.task import Batch
+from peftcore_train.tasks.labels import Label, Labels, label_of
 from peftcore_train.tasks.whole_text import WholeText, WholeTextConfig
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-Label = str | int
 #: Metrics of one label among several, and those that two labels have besides.
 _SEVERAL = {"loss": False, "accuracy": True, "f1": True, "mcc": True}
 _TWO = {"auroc": True, "average_precision": True}
@@ -45,17 +45,15 @@ class SequenceClassification(WholeText):
 
     def __init__(self, config: ClassificationConfig):
         super().__init__(config)
-        self.labels: list[Label] = list(config.labels or ())
+        self.labels = Labels(config.labels)
         self.weights: Tensor | None = None
-        if len({str(label) for label in self.labels}) < len(self.labels):
-            raise ConfigError("task.labels names a label twice.")
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take the labels and their frequencies from the training rows."""
         given = [self._label(row) for row in rows]
-        if not self.labels:
-            self.labels = _sorted({str(label): label for label in given}.values())
-        counts = Counter(self._index(label, row) for label, row in zip(given, rows, strict=True))
+        self.labels.learn(given)
+        pairs = zip(given, rows, strict=True)
+        counts = Counter(self.labels.index(label, row) for label, row in pairs)
         if len(counts) < 2:
             file = rows[0].where.rpartition(":")[0]
             raise DataError(
@@ -72,11 +70,11 @@ class SequenceClassification(WholeText):
 
     def answer(self, row: Row) -> int:
         """Return the index of a row's label."""
-        return self._index(self._label(row), row)
+        return self.labels.index(self._label(row), row)
 
     def learned(self) -> dict[str, Any]:
         """Return the labels in the order of the head's outputs."""
-        return {"labels": list(self.labels)}
+        return {"labels": list(self.labels.all)}
 
     def load_options(self) -> dict[str, Any]:
         """Return the number of labels."""
@@ -110,56 +108,27 @@ class SequenceClassification(WholeText):
 
     def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
         """Return the label and the probability of every label."""
-        names = [str(label) for label in self.labels]
+        names = self.labels.names
         return [
             {
-                "label": self.labels[int(row.argmax())],
+                "label": self.labels.all[int(row.argmax())],
                 "probabilities": dict(zip(names, row.tolist(), strict=True)),
             }
             for row in self.logits(model, batch).softmax(-1).cpu()
         ]
 
     def _label(self, row: Row) -> Label:
-        label = row.column(self.config.label_column)
-        if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-            raise DataError(f"{row.where}: label {label!r} is neither a text nor an integer.")
-        return label
-
-    def _index(self, label: Label, row: Row) -> int:
-        names = [str(known) for known in self.labels]
-        if str(label) not in names:
-            declared = "task.labels" if self.config.labels else "the labels of training"
-            raise DataError(
-                f"{row.where}: label {label!r} is not among {declared}: {', '.join(names)}."
-                f"{nearest(str(label), names)}"
-            )
-        return names.index(str(label))
+        return label_of(row.column(self.config.label_column), row)
 
     def _class_weights(self, counts: Mapping[int, int]) -> Tensor | None:
-        chosen = self.config.class_weights
-        names = [str(label) for label in self.labels]
+        chosen, labels = self.config.class_weights, self.labels
         if chosen == "none":
             return None
-        if chosen == "balanced":
-            unseen = [name for i, name in enumerate(names) if i not in counts]
-            if unseen:
-                raise DataError(
-                    f"task.class_weights: balanced, but no training row has the label {unseen[0]}."
-                )
-            total = sum(counts.values())
-            return torch.tensor([total / (len(names) * counts[i]) for i in range(len(names))])
-        wrong = set(chosen) ^ set(names)
-        if wrong or min(chosen.values()) < 0:
-            raise ConfigError(
-                "task.class_weights: give each label a weight of at least 0; the labels are"
-                f" {', '.join(names)}."
+        if chosen != "balanced":
+            return labels.weights(chosen)
+        if unseen := labels.unseen(counts):
+            raise DataError(
+                f"task.class_weights: balanced, but no training row has the label {unseen}."
             )
-        return torch.tensor([chosen[name] for name in names])
-
-
-def _sorted(labels: Any) -> list[Label]:
-    """Sort integers as numbers and everything else as text."""
-    found = list(labels)
-    if all(isinstance(label, int) or label.lstrip("-").isdigit() for label in found):
-        return sorted(found, key=int)
-    return sorted(found, key=str)
+        total = sum(counts.values())
+        return torch.tensor([total / (len(labels) * counts[i]) for i in range(len(labels))])
