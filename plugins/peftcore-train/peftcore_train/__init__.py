@@ -9,7 +9,7 @@ def peftcore_register_tasks() -> list[TaskSpec]:
     return [
         TaskSpec(
             name="sequence-classification",
-            summary="One label for a text, a pair of texts, or a sequence of residues.",
+            summary="One or several labels for a text, a pair of texts, or residues.",
             config="peftcore_train.tasks.classification:ClassificationConfig",
             task="peftcore_train.tasks.classification:SequenceClassification",
         ),

@@ -14,7 +14,10 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
+    MultilabelExactMatch,
+    MultilabelF1Score,
 )
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.functional.regression import (
     mean_absolute_error,
     mean_squared_error,
@@ -148,7 +151,7 @@ def _has_both(target: Any) -> bool:
 
 
 class ByColumn(Metric):
-    """A score of each column of predictions, over all rows: ``update(preds, target)``, [B, C].
+    """A score of each column of predictions, over all rows: ``update(values, target)``, [B, C].
 
     The value is the mean of the columns, or one value each. Where the target does not vary, or
     the prediction does not, what asks how they go together is not a number, and no part of a mean.
@@ -162,7 +165,7 @@ class ByColumn(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    preds: list[Tensor]
+    values: list[Tensor]
     target: list[Tensor]
 
     def __init__(
@@ -174,26 +177,26 @@ class ByColumn(Metric):
     ):
         super().__init__()
         self.function, self.varied, self.names = function, varied, names
-        self.add_state("preds", [], "cat")
+        self.add_state("values", [], "cat")
         self.add_state("target", [], "cat")
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, values: Tensor, target: Tensor) -> None:
         """Add the rows of a batch."""
-        self.preds.append(preds.double())
+        self.values.append(values.double())
         self.target.append(target.double())
 
     def compute(self) -> Tensor:
         """Return the mean of the columns, or one value each."""
-        preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
-        columns = zip(preds.unbind(1), target.unbind(1), strict=True)
-        values = torch.stack([self._score(p, t) for p, t in columns])
-        return values if self.names is not None else values.nanmean()
+        values, target = dim_zero_cat(self.values), dim_zero_cat(self.target)
+        columns = zip(values.unbind(1), target.unbind(1), strict=True)
+        scores = torch.stack([self._score(v, t) for v, t in columns])
+        return scores if self.names is not None else scores.nanmean()
 
-    def _score(self, preds: Tensor, target: Tensor) -> Tensor:
+    def _score(self, values: Tensor, target: Tensor) -> Tensor:
         flat = self.varied and not _varies(target)
-        if flat or (self.varied == "both" and not _varies(preds)):
+        if flat or (self.varied == "both" and not _varies(values)):
             return torch.tensor(math.nan, dtype=torch.float64)
-        return self.function(preds, target).double()
+        return self.function(values, target).double()
 
 
 class ErrorByColumn(ByColumn):
@@ -204,6 +207,26 @@ class ErrorByColumn(ByColumn):
 
 def _varies(values: Tensor) -> bool:
     return bool((values != values[0]).any())
+
+
+def several_label_metrics(labels: int) -> MetricCollection:
+    """Return loss, F1 micro and macro, subset accuracy, and mAP and AUROC of the labels' mean.
+
+    A label that all rows have, or none, has no part in the last two.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanLoss(),
+        "f1": MultilabelF1Score(labels, average="micro"),
+        "f1_macro": MultilabelF1Score(labels, average="macro"),
+        "subset_accuracy": MultilabelExactMatch(labels),
+        "average_precision": ByColumn(_ranked(binary_average_precision), varied="target"),
+        "auroc": ByColumn(_ranked(binary_auroc), varied="target"),
+    }
+    return MetricCollection(metrics, compute_groups=False)
+
+
+def _ranked(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda preds, target: function(preds, target.long())
 
 
 def regression_metrics(columns: Sequence[str]) -> MetricCollection:

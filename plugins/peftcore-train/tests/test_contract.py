@@ -38,6 +38,16 @@ class TestPairsOfThreeLabels(TestSequenceClassification):
     answers = ("kind",)
 
 
+class TestSeveralLabels(TestSequenceClassification):
+    config = {"multi_label": True, "threshold": {"film": 0.4}}
+    rows = split("text", label=[
+        [word for word in ("film", "people", "story") if word in text] for text in TEXTS
+    ])  # fmt: skip
+    empty = ("label",)
+    learning_rate = 1e-2
+    remembered = 0.8
+
+
 class TestRegression(TaskContract):
     task = "regression"
     config = {"target_columns": ["stability", "score"]}

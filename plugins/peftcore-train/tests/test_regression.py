@@ -82,7 +82,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn():
     metrics = regression_metrics(["a", "b"])
     for part in (slice(0, 15), slice(15, 40)):
         ones = torch.ones(40)[part]
-        metrics.update(preds=preds[part], target=target[part], loss=ones, count=ones)
+        metrics.update(values=preds[part], target=target[part], loss=ones, count=ones)
     found = computed(metrics)
     for i, name in enumerate("ab"):
         one, other = preds[:, i], target[:, i]
@@ -101,7 +101,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn():
 def test_what_does_not_vary_has_no_correlation():
     metrics = regression_metrics(["a"])
     ones = torch.ones(1)
-    metrics.update(preds=torch.rand(1, 1), target=torch.rand(1, 1), loss=ones, count=ones)
+    metrics.update(values=torch.rand(1, 1), target=torch.rand(1, 1), loss=ones, count=ones)
     found = computed(metrics)
     assert found["mae"] == found["rmse"]
     assert all(found[name] != found[name] for name in ("pearson", "spearman", "r2"))

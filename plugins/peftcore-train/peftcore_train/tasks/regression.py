@@ -121,7 +121,7 @@ class Regression(WholeText):
         """Return predictions and targets in the targets' units, and the error of each row."""
         logits, target = self.logits(model, batch), batch["target"]
         return {
-            "preds": self._in_units(logits),
+            "values": self._in_units(logits),
             "target": self._in_units(target),
             "loss": self._errors(logits, target).mean(1),
             "count": torch.ones_like(target[:, 0]),

@@ -23,6 +23,7 @@ class TaskContract(Described, Trained, Scored, Damaged):
         config: what else the recipe's ``task`` section says.
         rows: columns of the rows of each split; 6 to 20 for training, of unequal lengths.
         answers: columns that a row to predict does not have.
+        empty: columns that may be empty, since nothing is an answer too.
         predicts: whether the task can predict.
         weighted: whether rows weigh differently in the loss of training, unlike in the metric.
         methods: what is trained; the kit's probe, a change of every linear, by default.

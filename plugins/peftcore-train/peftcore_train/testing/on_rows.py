@@ -24,6 +24,7 @@ class OnRows:
     config: ClassVar[Mapping[str, Any]] = {}
     rows: ClassVar[Mapping[Split, Sequence[Columns]]]
     answers: ClassVar[tuple[str, ...]] = ()
+    empty: ClassVar[tuple[str, ...]] = ()
     predicts: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
     methods: ClassVar[Sequence[Any]] = ("probe",)
