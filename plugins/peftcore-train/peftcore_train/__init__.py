@@ -27,6 +27,13 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_train.tasks.token_classification:TokenClassification",
         ),
         TaskSpec(
+            name="embedding",
+            summary="Vectors of texts, from pairs, triplets, or pairs with a similarity score.",
+            config="peftcore_train.tasks.embedding:EmbeddingConfig",
+            task="peftcore_train.tasks.embedding:Embedding",
+            model="peftcore_train.planning:model_of",
+        ),
+        TaskSpec(
             name="masked-lm",
             summary="Predict tokens that were masked at random.",
             config="peftcore_train.tasks.masked_lm:MaskedLMConfig",

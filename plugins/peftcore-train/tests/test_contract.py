@@ -79,6 +79,22 @@ class TestTokenClassification(TaskContract):
         return int((batch["labels"] != -100).sum())
 
 
+class TestEmbedding(TaskContract):
+    task = "embedding"
+    config = {"negative_column": "negative", "temperature": 0.2}
+    rows = split("anchor", positive=TEXTS[::-1], negative=TEXTS[3:] + TEXTS[:3])
+    answers = ("positive", "negative")
+    compares = True
+    remembered = 0.7
+    # there is no head, and the pooler is not read
+    methods = ({"method": "probe", "targets": ["attention.*", "mlp.*"]},)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+
 class TestMaskedLM(TaskContract):
     task = "masked-lm"
     rows = split("text")

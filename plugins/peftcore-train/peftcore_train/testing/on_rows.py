@@ -27,6 +27,7 @@ class OnRows:
     empty: ClassVar[tuple[str, ...]] = ()
     predicts: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     methods: ClassVar[Sequence[Any]] = ("probe",)
     epochs: ClassVar[int] = 6
     learning_rate: ClassVar[float] = 3e-3
