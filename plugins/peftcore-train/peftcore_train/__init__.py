@@ -27,6 +27,12 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_train.tasks.token_classification:TokenClassification",
         ),
         TaskSpec(
+            name="question-answering",
+            summary="Find the part of a context that answers a question, or that none does.",
+            config="peftcore_train.tasks.question_answering:QuestionAnsweringConfig",
+            task="peftcore_train.tasks.question_answering:QuestionAnswering",
+        ),
+        TaskSpec(
             name="embedding",
             summary="Vectors of texts, from pairs, triplets, or pairs with a similarity score.",
             config="peftcore_train.tasks.embedding:EmbeddingConfig",

@@ -95,6 +95,27 @@ class TestEmbedding(TaskContract):
         return bert
 
 
+class TestQuestionAnswering(TaskContract):
+    task = "question-answering"
+    # what is about two people is longer than a window
+    config = {"max_length": 12, "doc_stride": 3}
+    rows = split("context", question=["film", "story", "bright film", "people"] * 2, answers=[
+        {"text": [text.split()[0]], "answer_start": [0]} if i % 3 else
+        {"text": [], "answer_start": []} for i, text in enumerate(TEXTS)
+    ])  # fmt: skip
+    answers = ("answers",)
+    empty = ("answers",)
+    learning_rate = 1e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return len(batch["row"])
+
+
 class TestMaskedLM(TaskContract):
     task = "masked-lm"
     rows = split("text")
