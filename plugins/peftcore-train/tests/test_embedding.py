@@ -15,6 +15,7 @@ from torchmetrics.functional.retrieval import (
 from peftcore import DataError, backbone_named
 from peftcore_train.data import Row
 from peftcore_train.metrics import computed
+from peftcore_train.retrieval import retrieval_metrics
 from peftcore_train.tasks.embedding import (
     Embedding,
     EmbeddingConfig,
@@ -22,7 +23,6 @@ from peftcore_train.tasks.embedding import (
     digest,
     ranking_loss,
 )
-from peftcore_train.tasks.retrieval import retrieval_metrics
 
 TEXTS = ["the film was great", "a dull story", "fine", "two people and a weak film"]
 

@@ -9,9 +9,9 @@ import torch
 
 from peftcore import DataError, backbone_named
 from peftcore_train.data import Row
+from peftcore_train.squad import exact_and_f1
 from peftcore_train.tasks.answers import answers_of
 from peftcore_train.tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
-from peftcore_train.tasks.squad import exact_and_f1
 from peftcore_train.tasks.windows import best_spans
 
 LONG = "the film was a story of two people and it was the film of a great and lovely story"

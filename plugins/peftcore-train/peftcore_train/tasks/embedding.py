@@ -134,7 +134,7 @@ class Embedding(Task):
         """Return how well each anchor finds its text among all, or how cosines follow scores."""
         # seconds of imports, which nothing but scoring needs
         from peftcore_train.metrics import similarity_metrics
-        from peftcore_train.tasks.retrieval import retrieval_metrics
+        from peftcore_train.retrieval import retrieval_metrics
 
         scored = self.config.score_column is not None
         return similarity_metrics() if scored else retrieval_metrics()

@@ -122,7 +122,7 @@ class QuestionAnswering(Task):
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return exact match and F1 of each row, and the summed loss of its windows."""
         # as for metrics
-        from peftcore_train.tasks.squad import exact_and_f1
+        from peftcore_train.squad import exact_and_f1
 
         logits = self._logits(model, batch)
         losses = self._losses(logits, batch)
@@ -139,7 +139,7 @@ class QuestionAnswering(Task):
     def metrics(self) -> "MetricCollection":
         """Return loss, exact match and F1 of words, as SQuAD normalises them."""
         # seconds of imports, which nothing but scoring needs
-        from peftcore_train.tasks.squad import answer_metrics
+        from peftcore_train.squad import answer_metrics
 
         return answer_metrics()
 
