@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from peftcore import LayerInfo, query_key_value
 from peftcore_transformers.backbone import TransformersBackbone
 
@@ -27,7 +29,9 @@ class Llama(TransformersBackbone):
     """LLaMA, Touvron et al. 2023; the other families here lay their modules out alike."""
 
     model_types = ("llama",)
-    heads = ("causal-lm", "sequence-classification")
+    heads = (
+        "causal-lm", "sequence-classification", "token-classification", "question-answering",
+    )  # fmt: skip
     default_head = "causal-lm"
     causal = True
     positional = (
@@ -108,6 +112,7 @@ class Gemma(Llama):
     """Gemma 1 to 3, Gemma team 2024 and 2025; the text models, whose embeddings are scaled."""
 
     model_types = ("gemma", "gemma2", "gemma3_text")
+    heads = ("causal-lm", "sequence-classification", "token-classification")
     small = {**_SMALL, "model_type": "gemma3_text", "sliding_window": 16}
     roles = Qwen.roles
     configs = {
@@ -127,6 +132,11 @@ class Gemma(Llama):
         ),
     }  # fmt: skip
 
+    def tiny(self, *, head: str = "none") -> nn.Module:
+        """Return a random small Gemma 3, or a Gemma 2 for the head that Gemma 3 lacks."""
+        lacks = head == "token-classification"
+        return self._make({**self.small, **({"model_type": "gemma2"} if lacks else {})}, head, {})
+
 
 _H = "**.h.*"
 
@@ -135,7 +145,7 @@ class Gpt2(TransformersBackbone):
     """GPT-2, Radford et al. 2019; one fused layer projects to queries, keys and values."""
 
     model_types = ("gpt2",)
-    heads = ("causal-lm", "sequence-classification")
+    heads = Llama.heads
     default_head = "causal-lm"
     causal = True
     positional = (

@@ -35,6 +35,7 @@ class Esm(TransformersBackbone):
     """ESM-2, Lin et al. 2023; its pooler is in no checkpoint and starts random."""
 
     model_types = ("esm",)
+    heads = ("sequence-classification", "token-classification", "masked-lm")
     roles = {
         "embeddings": "**.embeddings.word_embeddings",
         "block": _BLOCK,

@@ -10,7 +10,7 @@ from peftcore_train.testing import TaskContract
 
 class TestEsm(BackboneContract):
     backbone = "esm"
-    heads = ("none", "sequence-classification", "masked-lm")
+    heads = ("none", "sequence-classification", "token-classification", "masked-lm")
 
 
 SEQUENCES = ["LAGLAGL", "WCW", "GALLAGLAGL", "CWWC", "LAG", "MWCWWCMWCWWC", "AGLA", "WCWMC"]

@@ -59,6 +59,13 @@ def peftcore_register_sources() -> list[SourceSpec]:
             resolve="peftcore_samples.sentiment:movie",
         ),
         SourceSpec(
+            name="samples/movie-scores",
+            kind="data",
+            summary="10,603 film review sentences, each with a human score of -4 to 4 (2.5 MB).",
+            licence=_VADER,
+            resolve="peftcore_samples.sentiment:movie_scores",
+        ),
+        SourceSpec(
             name="samples/tweet-sentiment",
             kind="data",
             summary="Tweets, negative or positive by human score (2.5 MB).",
@@ -92,5 +99,26 @@ def peftcore_register_sources() -> list[SourceSpec]:
             summary="Functions and docstrings of Python's own standard library (no download).",
             licence="PSF-2.0",
             resolve="peftcore_samples.python_code:python_code",
+        ),
+        SourceSpec(
+            name="samples/python-names",
+            kind="data",
+            summary="Short functions of Python's library; parameters and calls marked (BIO).",
+            licence="PSF-2.0",
+            resolve="peftcore_samples.python_labels:python_names",
+        ),
+        SourceSpec(
+            name="samples/python-questions",
+            kind="data",
+            summary="Which of four functions a docstring describes, in SQuAD's shape.",
+            licence="PSF-2.0",
+            resolve="peftcore_samples.python_labels:python_questions",
+        ),
+        SourceSpec(
+            name="samples/python-statements",
+            kind="data",
+            summary="Docstrings with the kinds of statements of their function: several labels.",
+            licence="PSF-2.0",
+            resolve="peftcore_samples.python_labels:python_statements",
         ),
     ]

@@ -38,6 +38,11 @@ def movie() -> Path:
     return _resolve("movie")
 
 
+def movie_scores() -> Path:
+    """Return the folder of all film review sentences with their scores."""
+    return cached(f"sentiment-scores-{VADER.version}-r1", _build_scores)
+
+
 def tweet() -> Path:
     """Return the folder of the tweets."""
     return _resolve("tweet")
@@ -59,13 +64,24 @@ def _resolve(kind: str) -> Path:
 
 def _build(target: Path, scratch: Path) -> None:
     """Make all four at once: they come in one archive."""
+    for kind, table in _tables(scratch).items():
+        folder = target / kind
+        folder.mkdir()
+        write_splits(labelled(table), folder)
+
+
+def _build_scores(target: Path, scratch: Path) -> None:
+    write_splits(scored(_tables(scratch)["movie"]), target)
+
+
+def _tables(scratch: Path) -> dict[str, str]:
+    tables = {}
     with tarfile.open(fetch(VADER, scratch) / _ARCHIVE) as tar:
         for kind, member in _MEMBERS.items():
             source = tar.extractfile(f"hutto_ICWSM_2014/{member}_GroundTruth.txt")
             assert source is not None, member
-            folder = target / kind
-            folder.mkdir()
-            write_splits(labelled(source.read().decode("utf-8")), folder)
+            tables[kind] = source.read().decode("utf-8")
+    return tables
 
 
 def labelled(table: str) -> Iterator[tuple[str, Row]]:
@@ -74,20 +90,29 @@ def labelled(table: str) -> Iterator[tuple[str, Row]]:
     Args:
         table: lines of identifier, score and text, tab separated.
     """
+    for document, text, score in _sentences(table, LEAST_SCORE):
+        label = "positive" if score > 0 else "negative"
+        yield document, {"text": text, "label": label, "score": round(score, 4)}
+
+
+def scored(table: str) -> Iterator[tuple[str, Row]]:
+    """Yield document and row for every sentence, clear or not."""
+    for document, text, score in _sentences(table, -1):
+        yield document, {"text": text, "score": round(score, 4)}
+
+
+def _sentences(table: str, least: float) -> Iterator[tuple[str, str, float]]:
+    """Yield document, text and score of sentences that score farther than ``least`` from 0."""
     seen = set()
     for line in table.splitlines():
-        identifier, score, raw = line.split("\t")
-        text = cleaned(raw)
+        identifier, number, raw = line.split("\t")
+        text, score = cleaned(raw), float(number)
         # Case, punctuation and spacing do not make another sentence.
         key = " ".join(re.findall(r"\w+", text.casefold())) or text
-        if abs(float(score)) > LEAST_SCORE and key not in seen:
+        if abs(score) > least and key not in seen:
             seen.add(key)
-            label = "positive" if float(score) > 0 else "negative"
             # "12_3" is the third sentence of document 12, which stays in one split.
-            yield (
-                identifier.split("_")[0],
-                {"text": text, "label": label, "score": round(float(score), 4)},
-            )
+            yield identifier.split("_")[0], text, score
 
 
 def cleaned(text: str) -> str:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-Row = Mapping[str, str | float]
+Row = Mapping[str, Any]
 
 #: Split, and the share of all rows at which it ends.
 _ENDS = {"train": 0.7, "validation": 0.8, "test": 1.0}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peftcore import PeftcoreError
-from peftcore_samples import peptides, python_code, sentiment
+from peftcore_samples import peptides, python_code, python_labels, sentiment
 from peftcore_samples.splits import Row, write_splits
 
 SPLITS = ("train", "validation", "test")
@@ -178,3 +178,45 @@ def test_the_functions_of_this_python_are_pairs() -> None:
     assert len(found["train"]) > 3 * len(found["test"])
     for row in found["validation"]:
         assert ast.get_docstring(ast.parse(row["prompt"]).body[0]) is None
+
+
+def test_scores_are_those_of_every_sentence() -> None:
+    table = "1_1\t2.33333333\tGood.\r\n2_1\t0.0\tNot clear.\r\n3_1\t3\tGOOD!\r\n"
+    assert list(sentiment.scored(table)) == [
+        ("1", {"text": "Good.", "score": 2.3333}),
+        ("2", {"text": "Not clear.", "score": 0.0}),
+    ]
+
+
+FUNCTIONS = "\n".join(
+    f'def {name}(items, key=None):\n    """{sentence}."""\n    {body}\n'
+    for name, sentence, body in (
+        ("first", "Return the first item", "return next(iter(items))"),
+        ("check", "Raise if there are none", "if not items:\n        raise ValueError(key)"),
+        ("walk", "Yield each of the items", "for item in items:\n        yield item.x"),
+        ("close", "Close all of the items", "items.close()"),
+    )
+)
+
+
+def test_the_parser_labels_names_statements_and_answers(tmp_path: Path) -> None:
+    (tmp_path / "tools.py").write_text(FUNCTIONS)
+    named = [row for _, row in python_labels.names(tmp_path)]
+    marked = [
+        [(t, n) for t, n in zip(row["tokens"], row["labels"], strict=True) if n != "O"]
+        for row in named
+    ]
+    parameters = [("items", "B-parameter"), ("key", "B-parameter")]
+    assert marked[0] == [*parameters, ("next", "B-call"), ("iter", "B-call")]
+    assert marked[3] == parameters
+    stated = [row for _, row in python_labels.statements(tmp_path)]
+    assert [row["label"] for row in stated] == [
+        ["return"],
+        ["branch", "raise"],
+        ["loop", "yield"],
+        [],
+    ]
+    ((_, asked),) = python_labels.questions(tmp_path)
+    assert asked["question"] == "Return the first item."
+    ((name,), (start,)) = asked["answers"].values()
+    assert name == "first" and asked["context"][start:].startswith("first(items, key=None):")

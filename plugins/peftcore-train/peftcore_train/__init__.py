@@ -9,9 +9,35 @@ def peftcore_register_tasks() -> list[TaskSpec]:
     return [
         TaskSpec(
             name="sequence-classification",
-            summary="One label for a text, a pair of texts, or a sequence of residues.",
+            summary="One or several labels for a text, a pair of texts, or residues.",
             config="peftcore_train.tasks.classification:ClassificationConfig",
             task="peftcore_train.tasks.classification:SequenceClassification",
+        ),
+        TaskSpec(
+            name="regression",
+            summary="One or several numbers for a text, a pair of texts, or residues.",
+            config="peftcore_train.tasks.regression:RegressionConfig",
+            task="peftcore_train.tasks.regression:Regression",
+            model="peftcore_train.planning:model_of",
+        ),
+        TaskSpec(
+            name="token-classification",
+            summary="A label for each word or residue; entities (BIO) or plain labels.",
+            config="peftcore_train.tasks.token_classification:TokenClassificationConfig",
+            task="peftcore_train.tasks.token_classification:TokenClassification",
+        ),
+        TaskSpec(
+            name="question-answering",
+            summary="Find the part of a context that answers a question, or that none does.",
+            config="peftcore_train.tasks.question_answering:QuestionAnsweringConfig",
+            task="peftcore_train.tasks.question_answering:QuestionAnswering",
+        ),
+        TaskSpec(
+            name="embedding",
+            summary="Vectors of texts, from pairs, triplets, or pairs with a similarity score.",
+            config="peftcore_train.tasks.embedding:EmbeddingConfig",
+            task="peftcore_train.tasks.embedding:Embedding",
+            model="peftcore_train.planning:model_of",
         ),
         TaskSpec(
             name="masked-lm",

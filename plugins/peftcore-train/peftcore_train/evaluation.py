@@ -37,6 +37,8 @@ def evaluate(
             with accelerator.autocast():
                 scores = task.score(model, batch)
             if accelerator.num_processes > 1:
+                # what is kept for each token is as long as the longest row of a process
+                scores = accelerator.pad_across_processes(scores, dim=1, pad_index=-100)
                 scores = accelerator.gather_for_metrics(scores)
             metrics.update(**{name: value.cpu() for name, value in scores.items()})
             between()

@@ -36,7 +36,7 @@ class Task:
     #: Names of the metrics, with whether greater is better.
     metric_names: Mapping[str, bool] = {"loss": False}
     #: Metric that chooses the best epoch unless the recipe names one.
-    default_metric: ClassVar[str] = "loss"
+    default_metric: str = "loss"
 
     def __init__(self, config: Strict):
         self.config: Any = config

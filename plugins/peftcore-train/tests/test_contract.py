@@ -38,6 +38,84 @@ class TestPairsOfThreeLabels(TestSequenceClassification):
     answers = ("kind",)
 
 
+class TestSeveralLabels(TestSequenceClassification):
+    config = {"multi_label": True, "threshold": {"film": 0.4}}
+    rows = split("text", label=[
+        [word for word in ("film", "people", "story") if word in text] for text in TEXTS
+    ])  # fmt: skip
+    empty = ("label",)
+    learning_rate = 1e-2
+    remembered = 0.8
+
+
+class TestRegression(TaskContract):
+    task = "regression"
+    config = {"target_columns": ["stability", "score"]}
+    rows = split(
+        "text", stability=[61.5, -2, 3, 4.25, 80, 6, 7, 80], score=[1, 2, 2, 3, 1, 2, 3, 1]
+    )
+    answers = ("stability", "score")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+
+class TestTokenClassification(TaskContract):
+    task = "token-classification"
+    rows = split("tokens", labels=[
+        " ".join("B-W" if word in ("film", "story", "people") else "O" for word in text.split())
+        for text in TEXTS
+    ])  # fmt: skip
+    answers = ("labels",)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return int((batch["labels"] != -100).sum())
+
+
+class TestEmbedding(TaskContract):
+    task = "embedding"
+    config = {"negative_column": "negative", "temperature": 0.2}
+    rows = split("anchor", positive=TEXTS[::-1], negative=TEXTS[3:] + TEXTS[:3])
+    answers = ("positive", "negative")
+    compares = True
+    remembered = 0.7
+    # there is no head, and the pooler is not read
+    methods = ({"method": "probe", "targets": ["attention.*", "mlp.*"]},)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+
+class TestQuestionAnswering(TaskContract):
+    task = "question-answering"
+    # what is about two people is longer than a window
+    config = {"max_length": 12, "doc_stride": 3}
+    rows = split("context", question=["film", "story", "bright film", "people"] * 2, answers=[
+        {"text": [text.split()[0]], "answer_start": [0]} if i % 3 else
+        {"text": [], "answer_start": []} for i, text in enumerate(TEXTS)
+    ])  # fmt: skip
+    answers = ("answers",)
+    empty = ("answers",)
+    learning_rate = 1e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, bert: Path) -> Path:
+        return bert
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return len(batch["row"])
+
+
 class TestMaskedLM(TaskContract):
     task = "masked-lm"
     rows = split("text")

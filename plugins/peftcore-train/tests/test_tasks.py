@@ -31,20 +31,20 @@ def classification(given, **config):
     [([10, 9, 10], [9, 10]), (["b", "a"], ["a", "b"]), (["10", "9"], ["9", "10"])],
 )
 def test_labels_are_sorted_as_numbers_or_as_text(given, labels):
-    assert classification(given).labels == labels
+    assert classification(given).learned() == {"labels": labels}
 
 
 def test_declared_labels_keep_their_order_and_match_as_text():
     task = classification(["0", "1"], labels=(1, 0))
     assert task.learned() == {"labels": [1, 0]}
-    assert task.weights is None
+    assert task.kind.weights is None
 
 
 def test_class_weights_are_inverse_frequencies():
     task = classification(["a", "a", "a", "b"], class_weights="balanced")
-    torch.testing.assert_close(task.weights, torch.tensor([4 / 6, 4 / 2]))
+    torch.testing.assert_close(task.kind.weights, torch.tensor([4 / 6, 4 / 2]))
     task = classification(["a", "b"], class_weights={"a": 2.0, "b": 1.0})
-    torch.testing.assert_close(task.weights, torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(task.kind.weights, torch.tensor([2.0, 1.0]))
     with pytest.raises(DataError, match="no training row has the label c"):
         classification(["a", "b"], labels=("a", "b", "c"), class_weights="balanced")
 
@@ -228,3 +228,69 @@ def test_masked_language_modelling_trains(bert, data, recipe, peftcore):
     assert found["parameters"]["head"] == 0
     assert found["metric"] == "loss"
     assert found["reloaded_equal"] is True
+
+
+def several(*given, **config):
+    task = SequenceClassification(ClassificationConfig(multi_label=True, **config))
+    found = [Row({"text": "a", "label": label}, f"x:{i}") for i, label in enumerate(given)]
+    task.learn(found)
+    return task, found
+
+
+def test_several_labels_come_as_a_list_or_between_separators():
+    task, found = several(["b", "a"], " a ;c", "", [], class_weights="balanced")
+    assert task.learned() == {"labels": ["a", "b", "c"]}
+    assert [task.answer(row) for row in found] == [[1, 1, 0], [1, 0, 1], [0, 0, 0], [0, 0, 0]]
+    # rows without the label over rows with it
+    assert task.kind.weights.tolist() == [1, 3, 3]
+    task, found = several("a|b", "b", label_separator="|")
+    assert task.answer(found[0]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "kind", "expected"),
+    [
+        ([["a", "b"], ["a", "a"]], {}, DataError, r"x:1: labels \['a', 'a'\] name one twice"),
+        ([["a", "b"], 7], {}, DataError, r"x:1: labels 7 are neither a list nor a text"),
+        ([["a"], []], {}, DataError, "the rows have 1 labels; at least two are needed"),
+        ([["a", "b"]], {"threshold": {"c": 0.1}}, ConfigError, "task.threshold: 'c' is not a"),
+        ([["a"]], {"labels": ("b", "c")}, DataError, "x:0: label 'a' is not among task.labels"),
+    ],
+)
+def test_several_labels_that_do_not_fit_are_named(given, config, kind, expected):
+    with pytest.raises(kind, match=expected):
+        several(*given, **config)
+
+
+def test_a_threshold_without_several_labels_is_refused():
+    for given in ({"threshold": 0.4}, {"threshold": 1.0, "multi_label": True}):
+        with pytest.raises(ValueError, match="threshold"):
+            ClassificationConfig(**given)
+
+
+def test_metrics_of_several_labels_agree_with_scikit_learn():
+    sk = pytest.importorskip("sklearn.metrics")
+    task, _ = several(["a", "b"], ["c"], ["d"], threshold={"a": 0.3})
+    torch.manual_seed(0)
+    logits, target = torch.randn(60, 4), (torch.rand(60, 4) < 0.4).float()
+    target[:, 3] = 0  # no row has it
+    metrics = task.metrics()
+    for part in (slice(0, 20), slice(20, 60)):
+        metrics.update(**task.kind.scores(logits[part], target[part]))
+    chances = logits.sigmoid()
+    chosen = chances >= torch.tensor([0.3, 0.5, 0.5, 0.5])
+    seen = (target[:, :3], chances[:, :3])
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+    assert computed(metrics) == pytest.approx(
+        {
+            "auroc": sk.roc_auc_score(*seen, average="macro"),
+            "average_precision": sk.average_precision_score(*seen, average="macro"),
+            "f1": sk.f1_score(target, chosen, average="micro"),
+            "f1_macro": sk.f1_score(target, chosen, average="macro", zero_division=0),
+            "loss": float(loss),
+            "subset_accuracy": sk.accuracy_score(target, chosen),
+        },
+        abs=1e-6,
+    )
+    ((guess,), names) = (task.kind.predictions(logits[:1]), "abcd")
+    assert guess["labels"] == [names[i] for i in range(4) if chosen[0, i]]

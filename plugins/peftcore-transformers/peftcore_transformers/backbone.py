@@ -24,6 +24,7 @@ from peftcore import (
     resolve_source,
 )
 from peftcore_transformers.pretrained import (
+    check_head,
     class_of,
     give_pad_token,
     is_local,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 _AUTO = {
     "none": "AutoModel",
     "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
     "ctc": "AutoModelForCTC",
@@ -61,7 +64,9 @@ class TransformersBackbone(Backbone):
     #: Values of ``model_type`` in the family's ``config.json``; the first is the default of sizes.
     model_types: ClassVar[tuple[str, ...]] = ()
     #: Heads that the family has, besides ``none``.
-    heads: ClassVar[tuple[str, ...]] = ("sequence-classification", "masked-lm")
+    heads: ClassVar[tuple[str, ...]] = (
+        "sequence-classification", "token-classification", "question-answering", "masked-lm",
+    )  # fmt: skip
     #: Leading parameters of every ``forward`` of the family, as far as the context needs them.
     positional: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     #: The family predicts the next token, so that a row may be a prompt and an answer.
@@ -146,17 +151,20 @@ class TransformersBackbone(Backbone):
         """Return the configuration of a source or of a named size, with the options in it."""
         self._check(head, options)
         if self.is_size(source):
-            return self._sized(self.configs[source])
-        place = str(resolve_source(source, "model") or source)
-        return self._read_config(
-            place, {"local_files_only": is_local(place), "trust_remote_code": False}
-        )
+            config = self._sized(self.configs[source])
+        else:
+            place = str(resolve_source(source, "model") or source)
+            options = {"local_files_only": is_local(place), "trust_remote_code": False}
+            config = self._read_config(place, options)
+        check_head(head, _AUTO[head], config)
+        return config
 
     def _load(self, named: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         self._check(head, options)
         source = str(resolve_source(named, "model") or named)
         place: dict[str, Any] = {"local_files_only": is_local(source), "trust_remote_code": False}
         config = self._read_config(source, place)
+        check_head(head, _AUTO[head], config)
         labels = options.pop("num_labels", None)
         if labels is not None:
             config.num_labels = labels
@@ -208,27 +216,31 @@ class TransformersBackbone(Backbone):
         # the first ids of a vocabulary are special tokens
         ids = torch.randint(5, config.vocab_size, (rows, length)).masked_fill(~mask, pad)
         batch = {"input_ids": ids, "attention_mask": mask.long()}
-        labels = self._labels(type(model).__name__, config, ids, mask)
-        if labels is not None:
-            batch["labels"] = labels
+        batch.update(self._labels(type(model).__name__, config, ids, mask))
         return {name: value.to(device_of(model)) for name, value in batch.items()}
 
     @staticmethod
-    def _labels(name: str, config: Any, ids: Tensor, mask: Tensor) -> Tensor | None:
-        place = torch.arange(ids.shape[1])
+    def _labels(name: str, config: Any, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        rows, place = ids.shape[0], torch.arange(ids.shape[1])
         if name.endswith("ForSequenceClassification"):
-            return torch.randint(0, config.num_labels, (ids.shape[0],))
+            return {"labels": torch.randint(0, config.num_labels, (rows,))}
+        if name.endswith("ForTokenClassification"):
+            labels = torch.randint(0, config.num_labels, ids.shape)
+            return {"labels": labels.masked_fill(~mask, -100)}
+        if name.endswith("ForQuestionAnswering"):
+            return {f"{end}_positions": torch.randint(1, 6, (rows,)) for end in ("start", "end")}
         if name.endswith("ForMaskedLM"):
-            return ids.masked_fill(~mask | (place % 3 > 0), -100)
+            return {"labels": ids.masked_fill(~mask | (place % 3 > 0), -100)}
         if name.endswith(("ForCausalLM", "LMHeadModel")):
-            return ids.masked_fill(~mask | (place < 4), -100)
-        return None
+            return {"labels": ids.masked_fill(~mask | (place < 4), -100)}
+        return {}
 
     def _make(self, sizes: Mapping[str, Any], head: str, options: Mapping[str, Any]) -> nn.Module:
         import transformers
 
         self._check(head, options)
         config = self._sized(sizes)
+        check_head(head, _AUTO[head], config)
         given = _parsed(options)
         if "num_labels" in given:
             config.num_labels = given.pop("num_labels")

@@ -128,6 +128,17 @@ def read_model_on_meta(
     return model.to("meta"), info
 
 
+def check_head(head: str, auto: str, config: PreTrainedConfig) -> None:
+    """Raise ConfigError where transformers has no class for a head on models of such a type."""
+    import transformers
+
+    if type(config) not in getattr(transformers, auto)._model_mapping:
+        raise ConfigError(
+            f"transformers has no head {head!r} for models of type {config.model_type!r}."
+            " Take another backbone, or another task."
+        )
+
+
 def class_of(auto: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that one of transformers' auto classes makes of a configuration."""
     import transformers

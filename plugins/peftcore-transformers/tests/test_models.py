@@ -69,9 +69,10 @@ def test_the_batch_suits_every_head_and_has_padding(family, request) -> None:
         batch = knows.batch(model, rows=3)
         out = model(**batch)
         assert batch["attention_mask"].sum(1).tolist() == [12, 9, 6]
-        assert ("labels" in batch) == (head != "none")
+        assert bool({"labels", "start_positions"} & set(batch)) == (head != "none")
         if head != "none":
-            assert torch.isfinite(out.loss) and out.logits.shape[0] == 3
+            scores = out.start_logits if head == "question-answering" else out.logits
+            assert torch.isfinite(out.loss) and scores.shape[0] == 3
 
 
 def test_the_batch_of_a_wrapped_model_is_that_of_what_it_wraps(encoder) -> None:

@@ -10,7 +10,7 @@ from peftcore_train.schema import SPLITS, Split
 from peftcore_train.testing.on_rows import OnRows
 from peftcore_train.testing.program import refused
 
-#: What no column of a row can hold.
+#: What no column of a row can hold, the first not even one that may be empty.
 _DAMAGE: tuple[Any, ...] = (None, "", [])
 
 
@@ -33,7 +33,7 @@ class Damaged(OnRows):
     @pytest.mark.parametrize("split", SPLITS)
     def test_a_value_that_no_column_can_hold_is_named(self, split: Split, writable: Path) -> None:
         for column in self.rows[split][0]:
-            for value in _DAMAGE:
+            for value in _DAMAGE[:1] if column in self.empty else _DAMAGE:
                 rows = [dict(row) for row in self.rows[split]]
                 rows[1][column] = value
                 self.write(writable.parent / "data", split, rows)

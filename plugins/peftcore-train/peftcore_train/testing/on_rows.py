@@ -24,8 +24,10 @@ class OnRows:
     config: ClassVar[Mapping[str, Any]] = {}
     rows: ClassVar[Mapping[Split, Sequence[Columns]]]
     answers: ClassVar[tuple[str, ...]] = ()
+    empty: ClassVar[tuple[str, ...]] = ()
     predicts: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     methods: ClassVar[Sequence[Any]] = ("probe",)
     epochs: ClassVar[int] = 6
     learning_rate: ClassVar[float] = 3e-3
