@@ -13,7 +13,7 @@ from peftcore import DataError, Loaded, Strict
 from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
 from peftcore_protein.symmetry import SYMMETRIES, symmetry_target
 from peftcore_protein.tokens import tokenize
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import most_tokens, tokenizer_of
 
@@ -133,6 +133,12 @@ class ProteinPPI(ProteinTask):
         ("accuracy", "aupr", "precision", "recall", "f1", "mcc", "specificity"), True
     )
 
+    def columns(self) -> Columns:
+        """Return the columns of both sequences, and that of the label."""
+        config = self.config
+        pair, label = (config.first_column, config.second_column), config.label_column
+        return Columns(pair, (label,), label)
+
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has two sequences and a label of 0 or 1."""
         for row in rows:
@@ -207,6 +213,11 @@ class ProteinSymmetry(ProteinTask):
             for i in range(len(SYMMETRIES))
         }
     )
+
+    def columns(self) -> Columns:
+        """Return the columns of the sequence and of its symmetries."""
+        label = self.config.label_column
+        return Columns((self.config.sequence_column,), (label,), label)
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a sequence and a label."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded, Strict, nearest
-from peftcore_train.data import Row, read_split
+from peftcore_train.data import Columns, Row, read_split
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.text import check_max_length
 
@@ -41,13 +41,17 @@ class Task:
     def __init__(self, config: Strict):
         self.config: Any = config
 
+    def columns(self) -> Columns:
+        """Return what the columns are that the task reads; by them its data is looked at."""
+        return Columns()
+
     def read(self, data: DataSection, split: Split) -> list[Row]:
         """Return the rows of a split.
 
         Raises:
             DataError: the data is missing, empty or damaged.
         """
-        return read_split(data, split)
+        return read_split(data, split, self.columns())
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take from the training rows what the task must know, such as its labels."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import ConfigError, DataError, Loaded, nearest
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
 
@@ -56,6 +56,11 @@ class SequenceClassification(Task):
         self._tokenizer: Any = None
         if len({str(label) for label in self.labels}) < len(self.labels):
             raise ConfigError("task.labels names a label twice.")
+
+    def columns(self) -> Columns:
+        """Return the columns of the texts, and that of the label."""
+        label = self.config.label_column
+        return Columns(tuple(self._columns), (label,), label)
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take the labels and their frequencies from the training rows."""
