@@ -14,6 +14,8 @@ from peftcore_train.paths import PathText, is_there
 from peftcore_train.recipes import Document, Problems
 
 Split = Literal["train", "validation", "test"]
+#: Kinds of findings that a recipe may accept.
+Acceptable = Literal["leak", "conflict", "label-spelling", "label-number", "unknown-token"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -43,6 +45,12 @@ class DataSection(Strict):
     )
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of the draw for `limits` and for `split`."
+    )
+
+    accept: tuple[Acceptable, ...] = Field(
+        (),
+        description="Kinds of errors in the data that are known and meant, and are warnings then:"
+        " `leak`, `conflict`, `label-spelling`, `label-number`, `unknown-token`.",
     )
 
     @model_validator(mode="after")

@@ -23,6 +23,8 @@ def normalised(row: Row, columns: Columns) -> Key:
 
 def _exact(row: Row, name: str, columns: Columns) -> str:
     value: Any = row.values.get(name)
+    if value is None:
+        return ""
     if columns.files:
         try:
             return hashlib.sha256(row.path(name).read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from peftcore.testing import run_in_process
 from peftcore_train import rundir, running
 from peftcore_train.data import Row
 from peftcore_train.evaluation import evaluate
+from peftcore_train.reading import read_data
 from peftcore_train.schema import load_jobs
 from peftcore_train.task import Features, Task
 from peftcore_train.testing.on_rows import OnRows
@@ -22,7 +23,7 @@ class Scored(OnRows):
 
     def test_what_is_scored_is_what_is_declared(self, trained: Path) -> None:
         (job,) = load_jobs(trained.parent.parent / "recipe.yaml")
-        task, _ = running.read_data(job)
+        task, _ = read_data(job)
         scored = rundir.read_json(trained / rundir.RESULTS)["validation"]
         assert set(scored) == set(task.metric_names)
         for name, metric in task.metrics().items():
@@ -34,7 +35,7 @@ class Scored(OnRows):
     def test_the_best_epoch_is_chosen_by_a_metric_of_the_task(self, trained: Path) -> None:
         recipe = trained.parent.parent / "recipe.yaml"
         (job,) = load_jobs(recipe)
-        task, _ = running.read_data(job)
+        task, _ = read_data(job)
         for name, greater in task.metric_names.items():
             assert task.chosen_metric(name) == (name, greater)
         typo = f"{task.default_metric}y"
@@ -103,7 +104,7 @@ class Scored(OnRows):
         if not self.predicts:
             pytest.skip("the task predicts nothing")
         task, model, loaded = tuned.task, tuned.model, tuned.loaded
-        _, rows = running.read_data(tuned.job)
+        _, rows = read_data(tuned.job)
         given = [Row(self.unanswered(dict(r.values)), r.where) for r in rows["train"]]
         features = [task.encode(row, loaded, labelled=False) for row in given]
         with torch.no_grad():
