@@ -23,7 +23,8 @@ class Task:
 
     The order of calls: :meth:`read` for every split, :meth:`learn` with the training rows,
     :meth:`check` for every split, :meth:`build`, :meth:`encode` for every row; then, for every
-    batch, :meth:`augment`, :meth:`collate`, and :meth:`loss` or :meth:`score`.
+    batch, :meth:`distort` in training, :meth:`augment`, :meth:`collate`, and :meth:`loss` or
+    :meth:`score`.
 
     Attributes:
         config: the validated ``task`` section.
@@ -109,6 +110,13 @@ class Task:
             DataError: the row does not fit the model, such as a text that is too long.
         """
         raise NotImplementedError
+
+    def distort(self, features: Features, generator: torch.Generator) -> Features:
+        """Change the features of a row of training at random, before :meth:`augment`.
+
+        It is called anew in every epoch, and never when scoring.
+        """
+        return features
 
     def augment(self, features: Features, generator: torch.Generator) -> Features:
         """Change the features of a row at random; called anew in every epoch of training.

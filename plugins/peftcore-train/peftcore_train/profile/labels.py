@@ -86,7 +86,7 @@ def _decimal(label: str) -> bool | None:
 
 def _few(rows: Mapping[Split, Sequence[Row]], labels: Labels, column: str) -> Iterator[Finding]:
     training = labels.get("train", {})
-    where = {}
+    where: dict[str, str] = {}
     for row in rows.get("train", ()):
         where.setdefault(str(row.values.get(column)), row.where)
     for label, count in training.items():

@@ -1,7 +1,7 @@
 """Loss, scores and metrics of batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -119,12 +119,21 @@ class Scored(OnRows):
         rows = tuned.features["train"]
         before = repr(rows)
         for seed in range(8):  # a row may by chance be left alone
-            first, second = (augmented(tuned.task, rows, seed) for _ in range(2))
-            assert repr(first) == repr(second), "augment draws from elsewhere too"
-            assert repr(rows) == before, "augment changes the row that it is given"
+            for change in (tuned.task.augment, tuned.task.distort):
+                first, second = (changed(change, rows, seed) for _ in range(2))
+                name = change.__name__
+                assert repr(first) == repr(second), f"{name} draws from elsewhere too"
+                assert repr(rows) == before, f"{name} changes the row that it is given"
 
 
-def augmented(task: Task, rows: Sequence[Features], seed: int = 0) -> list[Features]:
-    """Return rows as a batch of training has them, each by a generator of its own."""
+def augmented(task: Task, rows: Sequence[Features]) -> list[Features]:
+    """Return rows as a batch that is scored has them."""
+    return changed(task.augment, rows, 0)
+
+
+def changed(
+    change: Callable[[Features, torch.Generator], Features], rows: Sequence[Features], seed: int
+) -> list[Features]:
+    """Return rows changed at random, each by a generator of its own."""
     generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(rows))]
-    return [task.augment(row, chance) for row, chance in zip(rows, generators, strict=True)]
+    return [change(row, chance) for row, chance in zip(rows, generators, strict=True)]
