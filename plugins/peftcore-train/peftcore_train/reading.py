@@ -121,11 +121,14 @@ def encoded(
     """
     task, found = examined.task, []
     limit = most_tokens(getattr(task.config, "max_length", None), loaded)
-    measure = Measure(getattr(loaded.tokenizer, "unk_token_id", None), limit)
+    measure = Measure(getattr(loaded.tokenizer, "unk_token_id", None), limit, task.length_unit)
+    refused = {one.where for one in examined.profile.errors if one.kind == "row"}
     out: dict[Split, list[Features]] = {}
     for split, rows in examined.rows.items():
         out[split] = []
         for row in over(split, rows):
+            if row.where in refused:
+                continue
             try:
                 features = task.encode(row, loaded)
             except DataError as error:

@@ -36,6 +36,8 @@ class Task:
     modules_to_save: ClassVar[tuple[str, ...]] = ()
     #: Names of the metrics, with whether greater is better.
     metric_names: Mapping[str, bool] = {"loss": False}
+    #: What ``length`` of the features counts.
+    length_unit: ClassVar[str] = "tokens"
     #: Metric that chooses the best epoch unless the recipe names one.
     default_metric: ClassVar[str] = "loss"
 

@@ -18,6 +18,7 @@ class Lengths:
     """Tokens of each split.
 
     Attributes:
+        unit: what is counted.
         limit: most tokens of a row; None for no limit.
         spans: of each split the shortest, median, 95 % and longest row.
         unknown: of each split the share of unknown tokens.
@@ -25,6 +26,7 @@ class Lengths:
         findings: what is wrong.
     """
 
+    unit: str = "tokens"
     limit: int | None = None
     spans: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown: dict[str, float] = field(default_factory=dict)
@@ -39,10 +41,12 @@ class Measure:
     Attributes:
         unknown_id: token of what the tokenizer does not know; None where it has none.
         limit: most tokens of a row; None for no limit.
+        unit: what is counted.
     """
 
     unknown_id: int | None
     limit: int | None
+    unit: str = "tokens"
     _tokens: Counter[Split] = field(default_factory=Counter)
     _lengths: dict[Split, list[int]] = field(default_factory=dict)
     _unknown: dict[Split, list[tuple[Row, int]]] = field(default_factory=dict)
@@ -72,7 +76,7 @@ class Measure:
 
     def result(self) -> Lengths:
         """Return the numbers, and what they say."""
-        out = Lengths(self.limit, changed=dict(self._changed.most_common()))
+        out = Lengths(self.unit, self.limit, changed=dict(self._changed.most_common()))
         for split, lengths in self._lengths.items():
             out.spans[split] = span(lengths)
             rows = self._unknown.get(split, [])

@@ -23,9 +23,10 @@ def print_profile(title: str, profile: Profile) -> None:
         spans = [(split, *map(str, span.values())) for split, span in profile.lengths.spans.items()]
         unknown = [f"{profile.lengths.unknown[split]:.2%}" for split, *_ in spans]
         rows = [(*span, share) for span, share in zip(spans, unknown, strict=True)]
-        _print(("tokens", "min", "median", "95 %", "max", "unknown"), rows)
+        _print((profile.lengths.unit, "min", "median", "95 %", "max", "unknown"), rows)
         limit = profile.lengths.limit
-        click.echo("the model takes any length" if limit is None else f"the model takes {limit}")
+        if limit is not None:
+            click.echo(f"the model takes {limit}")
     same = {**{f"in {split}": n for split, n in profile.repeated.within.items()},
             **profile.repeated.between}  # fmt: skip
     if any(counts["normalised"] for counts in same.values()):

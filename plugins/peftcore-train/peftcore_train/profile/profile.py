@@ -59,6 +59,7 @@ class Profile:
             "source": self.source,
             "rows": self.rows,
             "labels": self.labels,
+            "length_unit": self.lengths.unit,
             "limit": self.lengths.limit,
             "lengths": self.lengths.spans,
             "unknown_tokens": self.lengths.unknown,
