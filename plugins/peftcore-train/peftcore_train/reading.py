@@ -95,10 +95,7 @@ def _profile_of(job: Job) -> Profile:
         return examined.profile
     try:
         check_model(job, examined.task)
-        section = job.recipe.backbone
-        # a named size has no tokenizer
-        if not building.backbone(section, on_meta=True).is_size(section.source):
-            _, loaded = building.load_model(job, examined.task, on_meta=True)
+        if (loaded := building.outline(job, examined.task)) is not None:
             encoded(examined, loaded, job)
     except ConfigError as error:
         raise type(error)([*error.problems, *shown(examined.profile.errors)]) from error
