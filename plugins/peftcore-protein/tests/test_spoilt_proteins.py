@@ -72,3 +72,5 @@ def test_everything_that_cannot_be_read_is_named_at_once(messy):
         "p.fasta:28: label 'Other ' (1 rows) differs from 'other' (29 rows)",
     ):
         assert f"error: {sentence}" in done.stderr, done.stderr
+    assert run_in_process("train", messy, "-q").exit_code == 2
+    assert not list((messy.parent / "runs").glob("*"))
