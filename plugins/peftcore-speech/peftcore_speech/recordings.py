@@ -33,8 +33,9 @@ def heard(path: Path, where: str, rate: int | None = None) -> "tuple[NDArray[Any
     samples = channels.mean(axis=1)
     if not len(samples):
         raise DataError(f"{where}: {path} holds no sound.")
-    if not abs(samples).max() > 0:
-        raise DataError(f"{where}: {path} is silent throughout.")
+    if not (loudest := abs(samples).max()) > 0:
+        what = "is silent throughout" if loudest == 0 else "holds values that are no numbers"
+        raise DataError(f"{where}: {path} {what}.")
     if rate is None or rate == own:
         return samples, own
     return _resampled(samples, own, rate), rate

@@ -134,3 +134,13 @@ def test_a_division_that_cannot_be_is_refused(tmp_path):
     for shares in ({"test": 0.1}, {"validation": 0.5, "test": 0.5}, {"validation": 0, "test": 0.1}):
         with pytest.raises(ValueError, match="split: "):
             DataSection(source="x", split=shares)
+
+
+def test_a_path_that_leads_nowhere_is_named_with_the_nearest_file(tmp_path):
+    (tmp_path / "cat.png").touch()
+    (tmp_path / "rows.csv").write_text("image\ncatt.png\n.\n")
+    missing, folder = read_rows(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=r"rows.csv:2: .*no such file. Did you mean cat.png\?$"):
+        missing.path("image")
+    with pytest.raises(DataError, match=r"rows.csv:3: .*a folder.$"):
+        folder.path("image")

@@ -79,6 +79,7 @@ def test_a_run_directory_holds_all_that_is_promised(recipe, peftcore):
     names = {p.name for p in folder.iterdir() if not p.name.startswith("state-")}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "adapter", "results.json", "log.txt",
+        "data-profile.json",
     }  # fmt: skip
     found = results(folder)
     assert found["reloaded_equal"] is True

@@ -54,11 +54,11 @@ class Row:
         Raises:
             DataError: the column names no file.
         """
-        path = Path(self.folder, self.text(name))
+        path = Path(self.folder, Path(self.text(name)).expanduser())
         if not path.is_file():
             near = (p.name for p in path.parent.glob("*")) if path.parent.is_dir() else ()
-            what = "is a folder" if path.is_dir() else f"no such file.{nearest(path.name, near)}"
-            raise DataError(f"{self.where}: column {name!r}: {path}: {what.rstrip('.')}.")
+            what = "a folder." if path.is_dir() else f"no such file.{nearest(path.name, near)}"
+            raise DataError(f"{self.where}: column {name!r}: {path}: {what}")
         return path
 
 

@@ -53,7 +53,7 @@ class Finding:
 
     Attributes:
         kind: one of :data:`KINDS`.
-        where: file and line.
+        where: file and line; empty where the sentence says it.
         what: the sentence.
         error: it may not be trained with; else it is a warning.
     """
@@ -64,13 +64,13 @@ class Finding:
     error: bool = True
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return f"{self.where}: {self.what}" if self.where else self.what
 
 
 def of_error(kind: str, error: DataError) -> Finding:
     """Return an error that a reader or a task raised as a finding."""
     where, _, what = str(error).partition(": ")
-    return Finding(kind, where, what) if what else Finding(kind, "data", where)
+    return Finding(kind, where, what) if what else Finding(kind, "", where)
 
 
 def settled(findings: Iterable[Finding], accepted: Sequence[Acceptable]) -> list[Finding]:
