@@ -283,7 +283,7 @@ def test_the_resolved_recipe_names_every_default(recipe, peftcore):
 
 def test_check_trains_nothing(recipe, peftcore, tmp_path):
     done = peftcore("check", recipe(), "--json")
-    assert json.loads(done.stdout)["rows"] == {"": {"train": 64, "validation": 24, "test": 24}}
+    assert json.loads(done.stdout)["rows"] == {"train": 64, "validation": 24, "test": 24}
     assert not (tmp_path / "runs").exists()
 
 
