@@ -144,6 +144,22 @@ class Backbone:
         """
         return None
 
+    def outline(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return what encoding rows needs: a tokenizer, and a model for the sake of its ``config``.
+
+        By default it is what :meth:`load_on_meta` returns; a family may leave the model's modules
+        out, which take seconds to import.
+
+        Args:
+            source: as in :meth:`load_on_meta`, no named size.
+            head: as in :meth:`load`.
+            options: as in :meth:`load`.
+
+        Raises:
+            ConfigError: as in :meth:`load`, as far as this tells.
+        """
+        return self.load_on_meta(source, head=head, **options)
+
     def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
         """Build a model with random weights (under the current default device).
 

@@ -1,5 +1,6 @@
 """The two tasks of Sledzieski et al. 2023: do two proteins interact, and how is one symmetric."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -13,7 +14,8 @@ from peftcore import DataError, Loaded, Strict
 from peftcore_protein.heads import PooledEncoder, PPIModel, SymmetryModel
 from peftcore_protein.symmetry import SYMMETRIES, symmetry_target
 from peftcore_protein.tokens import tokenize
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
+from peftcore_train.residues import Changed, Rare
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import most_tokens, tokenizer_of
 
@@ -29,6 +31,11 @@ class ProteinConfig(Strict):
     )
     truncation: bool = Field(
         True, description="Cut longer sequences, as the paper does; otherwise they are an error."
+    )
+    rare_residues: Rare = Field(
+        "x",
+        description="What U, O, B, Z and J become where the vocabulary lacks them: `x`, the"
+        " `nearest` residue (C, K, D, E, L), or an error (`refuse`).",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Before each layer of the head.")
     train_pooler: bool = Field(
@@ -93,16 +100,30 @@ class ProteinTask(Task):
             return (*self.modules_to_save, "pooler"), ()
         return self.modules_to_save, tuple(fresh)
 
-    def tokens(self, row: Row, column: str, loaded: Loaded) -> list[int]:
-        """Return the tokens of a sequence.
+    def tokens(self, row: Row, columns: Sequence[str], loaded: Loaded) -> Features:
+        """Return the tokens of the sequences of some columns as ``ids``, and what is told of them.
 
         Raises:
             DataError: it holds something that is no residue, or is too long.
         """
+        tokenizer, changed = tokenizer_of(loaded), Counter[str]()
         limit = most_tokens(self.config.max_length, loaded)
+        ids = [self._ids(row, column, tokenizer, limit, changed) for column in columns]
+        return {
+            "ids": ids,
+            "length": max(map(len, ids)),
+            "tokens": sum(map(len, ids)),
+            "unknown": sum(one.count(tokenizer.unk_token_id) for one in ids),
+            **({"changed": dict(changed)} if changed else {}),
+        }
+
+    def _ids(
+        self, row: Row, column: str, tokenizer: Any, limit: int | None, changed: Changed
+    ) -> list[int]:
         cut = limit if self.config.truncation else None
+        rare, text = self.config.rare_residues, row.text(column)
         try:
-            (ids,) = tokenize([row.text(column)], tokenizer_of(loaded), max_length=cut)
+            (ids,) = tokenize([text], tokenizer, max_length=cut, rare=rare, changed=changed)
         except DataError as error:
             reason = str(error).removeprefix("row 1: ")
             raise DataError(f"{row.where}: column {column!r}: {reason}") from None
@@ -133,6 +154,12 @@ class ProteinPPI(ProteinTask):
         ("accuracy", "aupr", "precision", "recall", "f1", "mcc", "specificity"), True
     )
 
+    def columns(self) -> Columns:
+        """Return the columns of both sequences, and that of the label."""
+        config = self.config
+        pair, label = (config.first_column, config.second_column), config.label_column
+        return Columns(pair, (label,), label)
+
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has two sequences and a label of 0 or 1."""
         for row in rows:
@@ -148,14 +175,12 @@ class ProteinPPI(ProteinTask):
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return the tokens of both sequences."""
-        columns = (self.config.first_column, self.config.second_column)
-        pair = [self.tokens(row, column, loaded) for column in columns]
-        features: Features = {"pair": pair, "length": max(map(len, pair))}
+        features = self.tokens(row, self.columns().inputs, loaded)
         return {**features, "label": self._label(row)} if labelled else features
 
     def collate(self, rows: Sequence[Features]) -> Batch:
         """Return ids [B, 2, L]."""
-        ids = self.padded([ids for row in rows for ids in row["pair"]])
+        ids = self.padded([ids for row in rows for ids in row["ids"]])
         batch: Batch = {"input_ids": ids.unflatten(0, (-1, 2))}
         if "label" in rows[0]:
             batch["target"] = torch.tensor([row["label"] for row in rows])
@@ -208,6 +233,11 @@ class ProteinSymmetry(ProteinTask):
         }
     )
 
+    def columns(self) -> Columns:
+        """Return the columns of the sequence and of its symmetries."""
+        label = self.config.label_column
+        return Columns((self.config.sequence_column,), (label,), label)
+
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a sequence and a label."""
         for row in rows:
@@ -216,8 +246,7 @@ class ProteinSymmetry(ProteinTask):
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return the tokens and the target."""
-        ids = self.tokens(row, self.config.sequence_column, loaded)
-        features: Features = {"ids": ids, "length": len(ids)}
+        features = self.tokens(row, self.columns().inputs, loaded)
         if labelled:
             label = row.text(self.config.label_column)
             features["target"] = symmetry_target(label, released=self.config.released_labels)
@@ -225,7 +254,7 @@ class ProteinSymmetry(ProteinTask):
 
     def collate(self, rows: Sequence[Features]) -> Batch:
         """Return ids [B, L] and targets [B, 18]."""
-        batch: Batch = {"input_ids": self.padded([row["ids"] for row in rows])}
+        batch: Batch = {"input_ids": self.padded([ids for row in rows for ids in row["ids"]])}
         if "target" in rows[0]:
             batch["target"] = torch.stack([row["target"] for row in rows])
         return batch

@@ -4,25 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftcore import ConfigError, DataError
-
-_STANDARD = "ACDEFGHIKLMNPQRSTVWY"
-_GAPS = str.maketrans("", "", "-.")
+from peftcore_train.residues import STANDARD, Changed, Rare, residues
 
 
 def tokenize(
-    sequences: Sequence[str], tokenizer: Any, *, max_length: int | None = None
+    sequences: Sequence[str],
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    rare: Rare = "x",
+    changed: Changed | None = None,
 ) -> list[list[int]]:
     """Turn sequences into token ids, special tokens included.
 
     Serves ESM's tokenizer and BERT's with a residue vocabulary (AntiBERTy, ProtBERT), which would
-    lower-case a plain sequence and take it for one unknown word. White space, gaps (``-``, ``.``)
-    and a final stop (``*``) are dropped; lower case counts as upper. A residue that the vocabulary
-    lacks becomes ``X``, or the unknown token where there is no ``X``.
+    lower-case a plain sequence and take it for one unknown word. What else is written otherwise is
+    read as :func:`peftcore_train.residues.residues` says: case, gaps, stops, rare residues.
 
     Args:
         sequences: one-letter sequences, such as ``EVQLVESGGG``.
         tokenizer: a transformers' tokenizer.
         max_length: longest row, special tokens included; longer sequences lose their end.
+        rare: what becomes of rare residues that the vocabulary lacks.
+        changed: where what was changed is counted.
 
     Raises:
         DataError: a sequence is empty or holds something that is no residue; it names the row,
@@ -34,7 +38,7 @@ def tokenize(
         [[0, 9, 7, 16, 4, 2]]
     """
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    lacking = [residue for residue in _STANDARD if residue not in vocabulary]
+    lacking = [residue for residue in STANDARD if residue not in vocabulary]
     if lacking:
         raise ConfigError(
             f"the tokenizer has no token for the residues {', '.join(lacking)}: it is not that of a"
@@ -47,17 +51,11 @@ def tokenize(
     unknown = vocabulary.get("X", tokenizer.unk_token_id)
     rows = []
     for row, sequence in enumerate(sequences, 1):
-        residues = _residues(sequence, row)[:room]
-        rows.append([*before, *(vocabulary.get(r, unknown) for r in residues), *after])
+        try:
+            letters, now = residues(sequence, vocabulary, rare)
+        except DataError as error:
+            raise DataError(f"row {row}: {error}") from None
+        if changed is not None:
+            changed.update(now)
+        rows.append([*before, *(vocabulary.get(r, unknown) for r in letters[:room]), *after])
     return rows
-
-
-def _residues(sequence: str, row: int) -> str:
-    residues = "".join(sequence.split()).upper().removesuffix("*").translate(_GAPS)
-    if not residues:
-        raise DataError(f"row {row}: the sequence is empty. Drop the row, or fill it in.")
-    for place, letter in enumerate(residues, 1):
-        if not ("A" <= letter <= "Z"):
-            hint = " Cut the sequence there." if letter == "*" else ""
-            raise DataError(f"row {row}: {letter!r} at residue {place} is no residue.{hint}")
-    return residues

@@ -117,7 +117,7 @@ def test_padding_is_masked_by_its_id_in_both_modes(loaded):
 def test_sequences_are_cut_or_refused(loaded):
     row = Row({"sequence": "LAGVSERT", "label": "C2"}, "x.tsv:7")
     task = ProteinSymmetry(SymmetryConfig(max_length=5))
-    assert task.encode(row, loaded)["ids"] == [0, 4, 5, 6, 2]
+    assert task.encode(row, loaded)["ids"] == [[0, 4, 5, 6, 2]]
     task = ProteinSymmetry(SymmetryConfig(max_length=5, truncation=False))
     with pytest.raises(DataError, match=r"x.tsv:7: column 'sequence' has 10 tokens, but only 5"):
         task.encode(row, loaded)

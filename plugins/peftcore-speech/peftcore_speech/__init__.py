@@ -1,6 +1,6 @@
 """Speech models: WavLM, wav2vec 2.0, HuBERT, Whisper."""
 
-from peftcore import BackboneSpec, hookimpl
+from peftcore import BackboneSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -42,3 +42,14 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             ),
         ),
     ]
+
+
+@hookimpl
+def peftcore_register_tasks() -> TaskSpec:
+    """Return the task on recordings."""
+    return TaskSpec(
+        name="audio-classification",
+        summary="One label for a recording, from folders or a table of paths.",
+        config="peftcore_speech.classification:AudioClassificationConfig",
+        task="peftcore_speech.classification:AudioClassification",
+    )

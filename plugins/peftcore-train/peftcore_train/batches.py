@@ -18,9 +18,10 @@ Pick = tuple[int, int]
 class EncodedRows(Dataset[Features]):
     """Encoded rows; each is changed at random when it is picked."""
 
-    def __init__(self, task: Task, features: Sequence[Features]):
+    def __init__(self, task: Task, features: Sequence[Features], *, training: bool):
         self.task = task
         self.features = features
+        self.training = training
 
     def __len__(self) -> int:
         return len(self.features)
@@ -28,7 +29,10 @@ class EncodedRows(Dataset[Features]):
     def __getitem__(self, pick: Pick) -> Features:
         index, draw = pick
         generator = torch.Generator().manual_seed(draw)
-        return self.task.augment(self.features[index], generator)
+        features = self.features[index]
+        if self.training:
+            features = self.task.distort(features, generator)
+        return self.task.augment(features, generator)
 
 
 class TrainingBatches(Sampler[list[Pick]]):
@@ -119,7 +123,7 @@ def loader(
 ) -> DataLoader[Features]:
     """Return a loader of batches."""
     return DataLoader(
-        EncodedRows(task, features),
+        EncodedRows(task, features, training=isinstance(batches, TrainingBatches)),
         batch_sampler=batches,
         collate_fn=task.collate,
         num_workers=workers,

@@ -51,6 +51,21 @@ def load_model(job: Job, task: Task, *, on_meta: bool = False) -> tuple[nn.Modul
         return task.build(loaded), loaded
 
 
+def outline(job: Job, task: Task) -> Loaded | None:
+    """Return the tokenizer of the backbone and its configuration; None of a size, which has none.
+
+    Args:
+        job: the recipe.
+        task: its task, which has learned what its head depends on.
+    """
+    section = job.recipe.backbone
+    knows = backbone(section, on_meta=True)
+    if knows.is_size(section.source):
+        return None
+    options = {**task.load_options(), **section.options}
+    return knows.outline(section.source, head=task.head, **options)
+
+
 def backbone(section: BackboneSection, *, on_meta: bool = False) -> Backbone:
     """Return what knows the recipe's backbone; on the meta device that may be a named size.
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from peftcore import Loaded, Plan, backbone_for_plan, installed, resolve
 from peftcore_train import building
-from peftcore_train.batches import lengths_of
-from peftcore_train.reading import Rows, read_data
+from peftcore_train.reading import encoded, examine
 from peftcore_train.schema import Job, load_jobs
 from peftcore_train.task import Task
 
@@ -96,17 +95,15 @@ def rehearse(jobs: Sequence[Job]) -> dict[str, tuple[Plan, Mapping[str, Any]]]:
 
 
 def _rehearsed(job: Job) -> Rehearsed:
-    task, rows = read_data(job)
-    model, loaded = building.load_model(job, task, on_meta=True)
-    numbers: dict[str, Any] = {"rows": {split: len(found) for split, found in rows.items()}}
+    examined = examine(job)
+    examined.profile.raise_any()
+    model, loaded = building.load_model(job, examined.task, on_meta=True)
+    numbers: dict[str, Any] = {"rows": examined.profile.rows}
     section = job.recipe.backbone
     # a named size has no tokenizer
     if not building.backbone(section, on_meta=True).is_size(section.source):
-        numbers["longest_row"] = _longest(task, rows, loaded)
-    return Rehearsed(task, model, loaded, numbers)
-
-
-def _longest(task: Task, rows: Rows, loaded: Loaded) -> int:
-    """Encode every row, and return the greatest length."""
-    features = (task.encode(row, loaded) for found in rows.values() for row in found)
-    return max(length for one in features for length in lengths_of([one]))
+        encoded(examined, loaded, job)
+        examined.profile.raise_any()
+        spans = examined.profile.lengths.spans.values()
+        numbers["longest_row"] = max((span["max"] for span in spans), default=0)
+    return Rehearsed(examined.task, model, loaded, numbers)

@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, RESULTS, METRICS, LOG = "config.yaml", "results.json", "metrics.jsonl", "log.txt"
-ENVIRONMENT, ADAPTER = "environment.json", "adapter"
+ENVIRONMENT, PROFILE, ADAPTER = "environment.json", "data-profile.json", "adapter"
 
 
 def create(output: str | Path, name: str) -> Path:

@@ -19,9 +19,11 @@ from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
+from peftcore_train.profile import Profile
+from peftcore_train.profile.findings import shown as listed
 from peftcore_train.progress import Progress, shown
-from peftcore_train.reading import read_data
-from peftcore_train.schema import SPLITS, Job, Split, TrainSection
+from peftcore_train.reading import encoded, examine
+from peftcore_train.schema import Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
 
@@ -35,15 +37,19 @@ class Prepared:
     model: nn.Module
     loaded: Loaded
     features: dict[Split, list[Features]]
+    profile: Profile
 
 
 def prepare(job: Job) -> Prepared:
     """Read the data, load the model and encode every row: all that can fail before training."""
-    task, rows = read_data(job)
+    examined = examine(job)
+    examined.profile.raise_any()
+    task, profile = examined.task, examined.profile
     set_seed(job.recipe.seed)
     model, loaded = building.load_model(job, task)
-    features = {split: [task.encode(row, loaded) for row in rows[split]] for split in SPLITS}
-    return Prepared(job, task, model, loaded, features)
+    features = encoded(examined, loaded, job)
+    profile.raise_any()
+    return Prepared(job, task, model, loaded, features, profile)
 
 
 def make_accelerator(section: TrainSection, folder: Path | None = None) -> Accelerator:
@@ -106,6 +112,9 @@ def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
         rundir.write_config(folder, description)
         environment = rundir.environment(job.recipe.seed, str(accelerator.device))
         rundir.write_json(folder / rundir.ENVIRONMENT, environment)
+        rundir.write_json(folder / rundir.PROFILE, prepared.profile.plain())
+    for line in listed(prepared.profile.warnings):
+        progress.say(f"warning: {line}")
     plan = session.adapter.plan
     progress.say(str(plan))
     if prepared.loaded.fresh:

@@ -14,6 +14,8 @@ from peftcore_train.paths import PathText, is_there
 from peftcore_train.recipes import Document, Problems
 
 Split = Literal["train", "validation", "test"]
+#: Kinds of findings that a recipe may accept.
+Acceptable = Literal["leak", "conflict", "label-spelling", "label-number", "unknown-token"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -21,8 +23,9 @@ class DataSection(Strict):
     """Where the rows come from."""
 
     source: PathText = Field(
-        description="A folder of train, validation and test files (.jsonl, .csv or .tsv), one file"
-        " with a `split` column, or a named source such as `samples/movie-sentiment`.",
+        description="A folder of train, validation and test files (.jsonl, .csv, .tsv, .parquet,"
+        " .txt, .fasta) or folders (of images, of sound, saved by datasets), one file with a column"
+        " `split`, one that `split` divides, or a named source such as `samples/movie-sentiment`.",
     )
     files: dict[Split, PathText] = Field(
         {}, description="File of a split, where it is not named after the split."
@@ -30,13 +33,41 @@ class DataSection(Strict):
     limits: dict[Split, int] = Field(
         {}, description="At most this many rows of a split, drawn with `seed`, kept in order."
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw for `limits`.")
+    split: dict[Split, float] | None = Field(
+        None,
+        description="Divide one file or folder without splits at random: `{validation: 0.1, test:"
+        " 0.1}`. Each label keeps its proportion, and rows that are the same stay together.",
+    )
+    labels: PathText | None = Field(
+        None,
+        description="A table (.csv, .tsv) with a column `id`, beside or in the source, whose other"
+        " columns are added to the rows of that id, as those of a .fasta.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the draw for `limits` and for `split`."
+    )
+
+    accept: tuple[Acceptable, ...] = Field(
+        (),
+        description="Kinds of errors in the data that are known and meant, and are warnings then:"
+        " `leak`, `conflict`, `label-spelling`, `label-number`, `unknown-token`.",
+    )
 
     @model_validator(mode="after")
     def _limits_are_positive(self) -> "DataSection":
         for split, limit in self.limits.items():
             if limit < 1:
                 raise ValueError(f"limits.{split} is {limit}; at least one row is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _training_keeps_rows(self) -> "DataSection":
+        if self.split is None:
+            return self
+        if set(self.split) != {"validation", "test"}:
+            raise ValueError("split: give the shares of validation and test; training has the rest")
+        if min(self.split.values()) <= 0 or sum(self.split.values()) >= 1:
+            raise ValueError("split: shares are above 0, and below 1 together")
         return self
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded, Strict, nearest
-from peftcore_train.data import Row, read_split
+from peftcore_train.data import Columns, Row, read_split
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.text import check_max_length
 
@@ -23,7 +23,8 @@ class Task:
 
     The order of calls: :meth:`read` for every split, :meth:`learn` with the training rows,
     :meth:`check` for every split, :meth:`build`, :meth:`encode` for every row; then, for every
-    batch, :meth:`augment`, :meth:`collate`, and :meth:`loss` or :meth:`score`.
+    batch, :meth:`distort` in training, :meth:`augment`, :meth:`collate`, and :meth:`loss` or
+    :meth:`score`.
 
     Attributes:
         config: the validated ``task`` section.
@@ -35,11 +36,17 @@ class Task:
     modules_to_save: ClassVar[tuple[str, ...]] = ()
     #: Names of the metrics, with whether greater is better.
     metric_names: Mapping[str, bool] = {"loss": False}
+    #: What ``length`` of the features counts.
+    length_unit: ClassVar[str] = "tokens"
     #: Metric that chooses the best epoch unless the recipe names one.
     default_metric: str = "loss"
 
     def __init__(self, config: Strict):
         self.config: Any = config
+
+    def columns(self) -> Columns:
+        """Return what the columns are that the task reads; by them its data is looked at."""
+        return Columns()
 
     def read(self, data: DataSection, split: Split) -> list[Row]:
         """Return the rows of a split.
@@ -47,7 +54,7 @@ class Task:
         Raises:
             DataError: the data is missing, empty or damaged.
         """
-        return read_split(data, split)
+        return read_split(data, split, self.columns())
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take from the training rows what the task must know, such as its labels."""
@@ -105,6 +112,13 @@ class Task:
             DataError: the row does not fit the model, such as a text that is too long.
         """
         raise NotImplementedError
+
+    def distort(self, features: Features, generator: torch.Generator) -> Features:
+        """Change the features of a row of training at random, before :meth:`augment`.
+
+        It is called anew in every epoch, and never when scoring.
+        """
+        return features
 
     def augment(self, features: Features, generator: torch.Generator) -> Features:
         """Change the features of a row at random; called anew in every epoch of training.

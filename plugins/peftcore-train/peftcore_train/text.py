@@ -1,6 +1,8 @@
 """What the tasks on tokens share: length limits, encoding and padding."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from peftcore import ConfigError, DataError, Loaded, Strict
 from peftcore_train.data import Row
+from peftcore_train.residues import Changed, Rare, is_of_residues, residues
 
 #: Model types whose positions start behind the padding index, so that fewer tokens fit.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "esm", "longformer", "data2vec-text")
@@ -25,7 +28,18 @@ class TokenConfig(Strict):
     )
     spaced: bool = Field(
         False,
-        description="Put a blank between characters, for vocabularies of single residues.",
+        description="Put a blank between characters, for vocabularies of single characters. That is"
+        " done for a vocabulary of residues in any case.",
+    )
+    residues: bool | None = Field(
+        None,
+        description="Read texts as sequences of residues: upper case, without gaps and stops. Found"
+        " from the vocabulary, if not given.",
+    )
+    rare_residues: Rare = Field(
+        "x",
+        description="What U, O, B, Z and J become where the vocabulary lacks them: `x`, the"
+        " `nearest` residue (C, K, D, E, L), or an error (`refuse`).",
     )
 
 
@@ -73,22 +87,57 @@ def check_max_length(max_length: int | None, config: Any) -> None:
 
 def encode_text(
     config: TokenConfig, row: Row, columns: Sequence[str], loaded: Loaded
-) -> dict[str, list[int]]:
+) -> dict[str, Any]:
     """Return the model's inputs for the texts of a row, special tokens included.
+
+    What was changed in a sequence of residues is counted as ``changed``; ``cut`` says that the row
+    was longer.
 
     Raises:
         DataError: the row is longer than the model takes, and may not be cut.
     """
     limit = most_tokens(config.max_length, loaded)
-    texts = [row.text(name) for name in columns]
-    if config.spaced:
-        texts = [" ".join("".join(text.split())) for text in texts]
-    arguments: dict[str, Any] = {"truncation": False}
-    if config.truncation and limit is not None:
-        arguments = {"truncation": True, "max_length": limit}
-    encoded = tokenizer_of(loaded)(*texts, verbose=False, **arguments)
+    changed: Changed = Counter()
+    texts = [written(config, row, name, loaded, changed) for name in columns]
+    tokenizer = tokenizer_of(loaded)
+    encoded = dict(tokenizer(*texts, verbose=False, truncation=False))
+    if config.truncation and limit is not None and len(encoded["input_ids"]) > limit:
+        encoded = dict(tokenizer(*texts, verbose=False, truncation=True, max_length=limit))
+        encoded["cut"] = True
     check_length(len(encoded["input_ids"]), limit, row)
-    return dict(encoded)
+    return {**encoded, "changed": dict(changed)} if changed else encoded
+
+
+def written(config: TokenConfig, row: Row, column: str, loaded: Loaded, changed: Changed) -> str:
+    """Return the text of a column as the tokenizer of a backbone reads it.
+
+    Args:
+        config: the fields of the task.
+        row: the row.
+        column: which.
+        loaded: the backbone, with its tokenizer.
+        changed: where what was changed in a sequence of residues is counted.
+
+    Raises:
+        DataError: there is no text, or a sequence holds something that is no residue.
+    """
+    text = row.text(column)
+    letters, of_residues = _letters(tokenizer_of(loaded))
+    if config.residues or (config.residues is None and of_residues):
+        try:
+            text, now = residues(text, letters, config.rare_residues)
+        except DataError as error:
+            raise DataError(f"{row.where}: column {column!r}: {error}") from None
+        changed.update(now)
+        return " ".join(text)
+    return " ".join("".join(text.split())) if config.spaced else text
+
+
+@lru_cache(maxsize=4)
+def _letters(tokenizer: Any) -> tuple[frozenset[str], bool]:
+    """Return the tokens of one letter, and whether the vocabulary is of residues; once for each."""
+    vocabulary = tokenizer.get_vocab()
+    return frozenset(t for t in vocabulary if len(t) == 1), is_of_residues(vocabulary)
 
 
 def check_length(length: int, limit: int | None, row: Row) -> None:

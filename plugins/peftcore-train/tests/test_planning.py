@@ -181,3 +181,14 @@ def test_a_setting_of_no_section_says_how_to_set_a_methods_field(recipe, peftcor
         assert (done.exit_code, done.stdout) == (2, "")
         assert "--set rank=4: a recipe has no section 'rank'." in done.stderr
         assert "A method's field is set as methods[0].rank=4." in done.stderr
+
+
+def test_an_outline_encodes_rows_as_the_whole_model_does(bert, llama):
+    for name, source in (("bert", bert), ("llama", llama)):
+        knows = core.backbone_named(name)
+        outline, whole = knows.outline(str(source)), knows.load(str(source))
+        assert outline.model.config.to_dict() == whole.model.config.to_dict()
+        assert not list(outline.model.parameters())
+        texts = ["the film was great"]
+        assert outline.tokenizer(texts).data == whole.tokenizer(texts).data
+        assert outline.tokenizer.pad_token == whole.tokenizer.pad_token

@@ -98,6 +98,7 @@ def test_a_run_directory_holds_all_that_is_promised(plain):
     names = {p.name for p in folder.iterdir() if not p.name.startswith("state-")}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "adapter", "results.json", "log.txt",
+        "data-profile.json",
     }  # fmt: skip
     found = results(folder)
     assert found["reloaded_equal"] is True
@@ -291,7 +292,7 @@ def test_the_resolved_recipe_names_every_default(plain):
 
 def test_check_trains_nothing(recipe, peftcore, tmp_path):
     done = peftcore("check", recipe(), "--json")
-    assert json.loads(done.stdout)["rows"] == {"": {"train": 64, "validation": 24, "test": 24}}
+    assert json.loads(done.stdout)["rows"] == {"train": 64, "validation": 24, "test": 24}
     assert not (tmp_path / "runs").exists()
 
 

@@ -159,6 +159,19 @@ class TransformersBackbone(Backbone):
         check_head(head, _AUTO[head], config)
         return config
 
+    def outline(self, source: str, *, head: str = "none", **options: Any) -> Loaded:
+        """Return the tokenizer of a source and its configuration, without a model's modules."""
+        ours = type(self).load is TransformersBackbone.load
+        if not ours or type(self)._load is not TransformersBackbone._load:
+            return super().outline(source, head=head, **options)  # it has a tokenizer of its own
+        config = self.configuration(source, head=head, **options)
+        place = str(resolve_source(source, "model") or source)
+        where = {"local_files_only": is_local(place), "trust_remote_code": False}
+        model, tokenizer = _Outline(config), read_tokenizer(place, where)
+        if tokenizer is not None:
+            give_pad_token(tokenizer, model)
+        return Loaded(model, tokenizer, (), source)
+
     def _load(self, named: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         self._check(head, options)
         source = str(resolve_source(named, "model") or named)
@@ -327,6 +340,14 @@ class TransformersBackbone(Backbone):
                     if path_matches(path, globs):
                         return path
         return ""
+
+
+class _Outline(nn.Module):
+    """A model of which nothing is known but its configuration."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.config = config
 
 
 def _has_own_parameter(module: nn.Module) -> bool:

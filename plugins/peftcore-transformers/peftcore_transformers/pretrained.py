@@ -160,7 +160,7 @@ def read_tokenizer(source: str, place: Mapping[str, Any]) -> Any:
         raise ConfigError(unreadable(source, "tokenizer", error, place)) from error
 
 
-def give_pad_token(tokenizer: Any, model: PreTrainedModel) -> None:
+def give_pad_token(tokenizer: Any, model: Any) -> None:
     """Pad with the unknown token, as LLaMA's tuners do, or with the end of the text."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token

@@ -1,6 +1,6 @@
 """Image models: timm's, CLIP's image tower, and models of images and language."""
 
-from peftcore import BackboneSpec, LayerSpec, hookimpl
+from peftcore import BackboneSpec, LayerSpec, TaskSpec, hookimpl
 
 _VISION_LANGUAGE = (
     "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
@@ -56,6 +56,17 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             configs=("llava-1.5-7b",),
         ),
     ]
+
+
+@hookimpl
+def peftcore_register_tasks() -> TaskSpec:
+    """Return the task on images."""
+    return TaskSpec(
+        name="image-classification",
+        summary="One label for an image, from folders or a table of paths.",
+        config="peftcore_vision.classification:ImageClassificationConfig",
+        task="peftcore_vision.classification:ImageClassification",
+    )
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import peftcore
 from peftcore import ConfigError, DataError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.tasks.masked_lm import token_scores
 from peftcore_train.text import (
@@ -50,6 +50,10 @@ class CausalLM(Task):
     def __init__(self, config: CausalLMConfig):
         super().__init__(config)
         self._tokenizer: Any = None
+
+    def columns(self) -> Columns:
+        """Return the columns of prompt and completion."""
+        return Columns((self.config.prompt_column,), (self.config.completion_column,))
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a prompt and a completion."""

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peftcore import Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch
 from peftcore_train.tasks.labels import Label, Labels
 from peftcore_train.tasks.one_label import OneLabel
@@ -68,6 +68,11 @@ class SequenceClassification(WholeText):
         self.kind: OneLabel | SeveralLabels = kind(config, self.labels)
         self.default_metric = self.kind.default_metric
         self.metric_names = self.kind.metric_names
+
+    def columns(self) -> Columns:
+        """Return the columns of the texts, and that of the label."""
+        label = self.config.label_column
+        return Columns(self.texts, (label,), None if self.config.multi_label else label)
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take the labels and their frequencies from the training rows."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import DataError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.regression import number
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
@@ -76,6 +76,11 @@ class Embedding(Task):
         self.default_metric = "spearman" if scored else "mrr"
         self.metric_names = _SCORED if scored else _RETRIEVAL
         self._loss = config.loss or ("cosent" if scored else "ranking")
+
+    def columns(self) -> Columns:
+        """Return the columns of the texts, and that of their similarity."""
+        score = self.config.score_column
+        return Columns(tuple(self._columns), (score,) if score else ())
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has its texts, and its score where there are scores."""

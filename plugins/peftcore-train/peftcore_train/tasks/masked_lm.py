@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import ConfigError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
 
@@ -41,6 +41,10 @@ class MaskedLM(Task):
     def __init__(self, config: MaskedLMConfig):
         super().__init__(config)
         self._tokenizer: Any = None
+
+    def columns(self) -> Columns:
+        """Return the column of the text."""
+        return Columns((self.config.text_column,))
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a text."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import Loaded, Strict
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.answers import Answer, answers_of, check_answers
 from peftcore_train.tasks.windows import best_spans, windows_of
@@ -79,6 +79,14 @@ class QuestionAnswering(Task):
     def learned(self) -> dict[str, Any]:
         """Return whether there may be no answer."""
         return {"no_answer": self.no_answer}
+
+    def columns(self) -> Columns:
+        """Return the columns of question and context, and those of the answers."""
+        config = self.config
+        start = (config.start_column,) if config.start_column else ()
+        return Columns(
+            (config.question_column, config.context_column), (config.answers_column, *start)
+        )
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a question, and a context that holds its answers."""

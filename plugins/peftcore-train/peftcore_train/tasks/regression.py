@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import DataError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch
 from peftcore_train.tasks.whole_text import WholeText, WholeTextConfig
 
@@ -80,6 +80,10 @@ class Regression(WholeText):
     def needs_rows(self) -> bool:
         """Whether the head depends on the rows; it has one output for each column."""
         return False
+
+    def columns(self) -> Columns:
+        """Return the columns of the texts, and those of the targets."""
+        return Columns(self.texts, self.config.target_columns)
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take mean and standard deviation of each target from the training rows."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftcore import DataError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.labels import Label, Labels, label_of
 from peftcore_train.tasks.masked_lm import token_scores
@@ -73,6 +73,10 @@ class TokenClassification(Task):
         self._tokenizer: Any = None
         if config.labels:
             self._settle()
+
+    def columns(self) -> Columns:
+        """Return the column of the words or residues, and that of their labels."""
+        return Columns((self.config.tokens_column,), (self.config.labels_column,))
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take the labels from the training rows."""

@@ -43,14 +43,14 @@ class WholeText(Task):
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has its texts and its answer."""
         for row in rows:
-            for column in self._columns:
+            for column in self.texts:
                 row.text(column)
             self.answer(row)
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return the model's inputs, the length, and the answer."""
         self._tokenizer = tokenizer_of(loaded)
-        features: Features = encode_text(self.config, row, self._columns, loaded)
+        features: Features = encode_text(self.config, row, self.texts, loaded)
         features["length"] = len(features["input_ids"])
         if labelled:
             features["answer"] = self.answer(row)
@@ -70,6 +70,7 @@ class WholeText(Task):
         return logits.float()
 
     @property
-    def _columns(self) -> list[str]:
+    def texts(self) -> tuple[str, ...]:
+        """The columns of the texts."""
         pair = self.config.pair_column
-        return [self.config.text_column, *([pair] if pair else [])]
+        return (self.config.text_column, *([pair] if pair else []))

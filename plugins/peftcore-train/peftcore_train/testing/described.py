@@ -25,6 +25,16 @@ class Described(OnRows):
         fields = self.configuration.model_fields
         assert not [name for name, info in fields.items() if not info.description]
 
+    def test_the_columns_of_its_rows_are_named(self) -> None:
+        spec = installed().find("tasks", self.task)
+        columns = resolve(spec.task)(self.configuration.model_validate(self.config)).columns()
+        assert columns.inputs, "columns() names no inputs; the data cannot be looked at"
+        assert set(columns.answers) == set(self.answers), "columns() names other answers"
+        assert columns.label in (None, *columns.answers)
+        for rows in self.rows.values():
+            for row in rows:
+                assert {*columns.inputs, *columns.answers} <= row.keys()
+
     def test_the_configuration_survives_yaml_and_json(self) -> None:
         config = self.configuration.model_validate(self.config)
         dumped = config.model_dump(mode="json")

@@ -15,10 +15,13 @@ def printed(*arguments: str | Path, **options: Any) -> str:
 
 
 def refused(*arguments: str | Path, **options: Any) -> str:
-    """Run the program, which must refuse its input, and return its one sentence."""
+    """Run the program, which must refuse its input, and return its one error.
+
+    There may be warnings besides.
+    """
     done = run_in_process(*arguments, **options)
     assert done.exit_code == 2, f"{done.output}{done.exception!r}"
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line.removeprefix("error: ")
 
 

@@ -1,7 +1,7 @@
 """Loss, scores and metrics of batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from peftcore.testing import run_in_process
 from peftcore_train import rundir, running
 from peftcore_train.data import Row
 from peftcore_train.evaluation import evaluate
+from peftcore_train.reading import read_data
 from peftcore_train.schema import load_jobs
 from peftcore_train.task import Features, Task
 from peftcore_train.testing.on_rows import OnRows
@@ -22,7 +23,7 @@ class Scored(OnRows):
 
     def test_what_is_scored_is_what_is_declared(self, trained: Path) -> None:
         (job,) = load_jobs(trained.parent.parent / "recipe.yaml")
-        task, _ = running.read_data(job)
+        task, _ = read_data(job)
         scored = rundir.read_json(trained / rundir.RESULTS)["validation"]
         assert set(scored) == set(task.metric_names)
         for name, metric in task.metrics().items():
@@ -34,7 +35,7 @@ class Scored(OnRows):
     def test_the_best_epoch_is_chosen_by_a_metric_of_the_task(self, trained: Path) -> None:
         recipe = trained.parent.parent / "recipe.yaml"
         (job,) = load_jobs(recipe)
-        task, _ = running.read_data(job)
+        task, _ = read_data(job)
         for name, greater in task.metric_names.items():
             assert task.chosen_metric(name) == (name, greater)
         typo = f"{task.default_metric}y"
@@ -105,7 +106,7 @@ class Scored(OnRows):
         if not self.predicts:
             pytest.skip("the task predicts nothing")
         task, model, loaded = tuned.task, tuned.model, tuned.loaded
-        _, rows = running.read_data(tuned.job)
+        _, rows = read_data(tuned.job)
         given = [Row(self.unanswered(dict(r.values)), r.where) for r in rows["train"]]
         features = [task.encode(row, loaded, labelled=False) for row in given]
         with torch.no_grad():
@@ -120,12 +121,21 @@ class Scored(OnRows):
         rows = tuned.features["train"]
         before = repr(rows)
         for seed in range(8):  # a row may by chance be left alone
-            first, second = (augmented(tuned.task, rows, seed) for _ in range(2))
-            assert repr(first) == repr(second), "augment draws from elsewhere too"
-            assert repr(rows) == before, "augment changes the row that it is given"
+            for change in (tuned.task.augment, tuned.task.distort):
+                first, second = (changed(change, rows, seed) for _ in range(2))
+                name = change.__name__
+                assert repr(first) == repr(second), f"{name} draws from elsewhere too"
+                assert repr(rows) == before, f"{name} changes the row that it is given"
 
 
-def augmented(task: Task, rows: Sequence[Features], seed: int = 0) -> list[Features]:
-    """Return rows as a batch of training has them, each by a generator of its own."""
+def augmented(task: Task, rows: Sequence[Features]) -> list[Features]:
+    """Return rows as a batch that is scored has them."""
+    return changed(task.augment, rows, 0)
+
+
+def changed(
+    change: Callable[[Features, torch.Generator], Features], rows: Sequence[Features], seed: int
+) -> list[Features]:
+    """Return rows changed at random, each by a generator of its own."""
     generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(rows))]
-    return [task.augment(row, chance) for row, chance in zip(rows, generators, strict=True)]
+    return [change(row, chance) for row, chance in zip(rows, generators, strict=True)]

@@ -1,0 +1,17 @@
+"""Rows of data, with the file and line of each, from every format. Imports no torch."""
+
+from peftcore_train.data.formats import READERS, read_all, read_rows
+from peftcore_train.data.lines import decoded, rows_of_text
+from peftcore_train.data.rows import Columns, Row
+from peftcore_train.data.splits import read_split
+
+__all__ = [
+    "READERS",
+    "Columns",
+    "Row",
+    "decoded",
+    "read_all",
+    "read_rows",
+    "read_split",
+    "rows_of_text",
+]

@@ -1,0 +1,146 @@
+"""Every format of data, and the splits of a source."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from peftcore import DataError
+from peftcore_train.data import Columns, read_all, read_rows, read_split
+from peftcore_train.schema import SPLITS, DataSection
+
+FASTA = ">P1 one protein\nEVQL\nVESG\n;a remark\n\n>P2\nKRLW*\n"
+BY_TEXT = Columns(("text",), ("label",), "label")
+
+
+def values(path: Path) -> list[dict]:
+    return [dict(row.values) for row in read_rows(path)]
+
+
+def split_of(source: Path, **section) -> dict[str, list[dict]]:
+    data = DataSection(source=str(source), **section)
+    return {s: [dict(r.values) for r in read_split(data, s, BY_TEXT)] for s in SPLITS}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_lines_of_text_are_rows(suffix, tmp_path):
+    path = tmp_path / f"notes.txt{suffix}"
+    raw = b"one line\n\n  \ntwo\r\n"
+    path.write_bytes(gzip.compress(raw) if suffix else raw)
+    assert values(path) == [{"text": "one line"}, {"text": "two"}]
+    assert read_rows(path)[1].where == f"notes.txt{suffix}:4"
+
+
+@pytest.mark.parametrize("suffix", ["fasta", "fa", "faa"])
+def test_records_of_fasta_are_rows_where_their_header_stands(suffix, tmp_path):
+    path = tmp_path / f"p.{suffix}"
+    path.write_text(FASTA)
+    assert values(path) == [
+        {"id": "P1", "description": "one protein", "sequence": "EVQLVESG"},
+        {"id": "P2", "description": "", "sequence": "KRLW*"},
+    ]
+    assert [row.where for row in read_rows(path)] == [f"p.{suffix}:1", f"p.{suffix}:6"]
+
+
+def test_labels_of_fasta_are_joined_by_id(tmp_path):
+    (tmp_path / "p.fasta").write_text(FASTA + ">P3\nAAA\n")
+    (tmp_path / "labels.tsv").write_text("id\tkind\tsplit\nP2\tb\ttrain\nP1\ta\ttest\n")
+    data = DataSection(source=str(tmp_path / "p.fasta"), labels="labels.tsv")
+    problems: list[DataError] = []
+    (row,) = read_split(data, "train", problems=problems)
+    assert (row.column("sequence"), row.column("kind"), row.where) == ("KRLW*", "b", "p.fasta:6")
+    assert [str(one) for one in problems] == ["p.fasta:8: labels.tsv has no id 'P3'."]
+
+
+def test_parquet_and_saved_datasets_are_read_with_names_of_classes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": ["a", "b", "c"], "label": [0, 1, 0]}
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    one = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    one.to_parquet(tmp_path / "rows.parquet")
+    assert values(tmp_path / "rows.parquet")[1] == {"text": "b", "label": 1}
+    datasets.DatasetDict(dict.fromkeys(SPLITS, one)).save_to_disk(str(tmp_path / "saved"))
+    found = split_of(tmp_path / "saved")
+    assert found["test"][1] == {"text": "b", "label": "yes"}
+    damaged = next((tmp_path / "saved" / "test").glob("*.arrow"))
+    damaged.write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="test: not readable"):
+        split_of(tmp_path / "saved")
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"needs parquet: pip install 'peftcore-train\[parquet\]'"):
+        read_rows(tmp_path / "rows.parquet")
+
+
+def test_folders_of_labels_are_rows_of_files(tmp_path):
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            (folder / "1.png").write_bytes(split.encode())
+            (folder / ".DS_Store").touch()
+    found = split_of(tmp_path)
+    assert found["validation"] == [
+        {"image": "cat/1.png", "label": "cat"}, {"image": "dog/1.png", "label": "dog"},
+    ]  # fmt: skip
+    (row, _) = read_rows(tmp_path / "val")
+    assert row.where == "val/cat/1.png" and row.path("image").read_bytes() == b"val"
+    (tmp_path / "val" / "cat" / "Thumbs.db").touch()
+    _, (problem,) = read_all(tmp_path / "val")
+    assert "val/cat/Thumbs.db: the suffix is of no image" in str(problem)
+
+
+def test_every_line_that_is_none_is_told_at_once(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text,label\na,1\nb\n\xe9,1\nc,2,3\nd,2\n")
+    rows, problems = read_all(path)
+    assert [row.column("text") for row in rows] == ["a", "�", "d"]
+    assert [str(one).partition(": ")[0] for one in problems] == [
+        "rows.csv:4", "rows.csv:3", "rows.csv:5",
+    ]  # fmt: skip
+    path.write_text("text,label\na,1\n", "utf-16")
+    assert "perhaps UTF-16" in str(read_all(path)[1][0])
+
+
+def test_one_file_is_divided_by_label_and_rows_that_are_the_same_stay_together(tmp_path):
+    path = tmp_path / "all.jsonl"
+    rows = [{"text": f"row {i // 2}", "label": "ab"[i % 10 == 9]} for i in range(400)]
+    rows = [{**r, "text": r["text"].upper() if i % 2 else f" {r['text']}"}
+            for i, r in enumerate(rows)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shares = {"validation": 0.1, "test": 0.2}
+    found = split_of(path, split=shares)
+    assert found == split_of(path, split=shares) != split_of(path, split=shares, seed=1)
+    assert [len(part) for part in found.values()] == [280, 40, 80]
+    texts = [{" ".join(r["text"].lower().split()) for r in part} for part in found.values()]
+    assert len(set.union(*texts)) == sum(map(len, texts)) == 200
+    rare = [Counter(r["label"] for r in part)["b"] for part in found.values()]
+    assert min(rare) > 0 and sum(rare) == 40
+
+
+def test_a_division_that_cannot_be_is_refused(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("text,label\na,b\n")
+    with pytest.raises(DataError, match=r"no column 'split'.* or divide the file with data.split"):
+        split_of(path)
+    path.write_text("text,split\na,train\nb,test\nc,validation\n")
+    with pytest.raises(DataError, match=r"has a column 'split'; leave data.split out"):
+        split_of(path, split={"validation": 0.1, "test": 0.1})
+    for shares in ({"test": 0.1}, {"validation": 0.5, "test": 0.5}, {"validation": 0, "test": 0.1}):
+        with pytest.raises(ValueError, match="split: "):
+            DataSection(source="x", split=shares)
+
+
+def test_a_path_that_leads_nowhere_is_named_with_the_nearest_file(tmp_path):
+    (tmp_path / "cat.png").touch()
+    (tmp_path / "rows.csv").write_text("image\ncatt.png\n.\n")
+    missing, folder = read_rows(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=r"rows.csv:2: .*no such file. Did you mean cat.png\?$"):
+        missing.path("image")
+    with pytest.raises(DataError, match=r"rows.csv:3: .*a folder.$"):
+        folder.path("image")
