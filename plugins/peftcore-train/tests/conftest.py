@@ -96,7 +96,7 @@ def write_data(folder: Path) -> Path:
 
 
 def write_recipe(
-    folder: Path, bert: Path, data: Path, name: str = "recipe.yaml", **changes
+    folder: Path, bert: Path, data: Path, /, name: str = "recipe.yaml", **changes
 ) -> Path:
     """Write a recipe into a folder with some sections changed, and return its path."""
     train = changes.pop("train", {})
