@@ -76,7 +76,8 @@ class TestAudioClassification(TaskContract):
     task = "audio-classification"
     config = {"min_seconds": 0.05}
     answers = ("label",)
-    epochs = 3
+    epochs = 2
+    learning_rate = 1e-2
 
     @property
     def rows(self):

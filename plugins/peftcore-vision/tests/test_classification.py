@@ -49,7 +49,8 @@ class TestImageClassification(TaskContract):
     task = "image-classification"
     answers = ("label",)
     config = {"crop_scale": 0.8}
-    epochs = 4
+    epochs = 2
+    learning_rate = 1e-2
 
     @property
     def rows(self):
