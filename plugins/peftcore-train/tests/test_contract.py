@@ -184,3 +184,18 @@ class TestPackedText(TestCausalLM):
 
     def terms(self, batch: Batch, rows: int) -> float:
         return len(batch["targets"])
+
+
+class TestPreference(TaskContract):
+    task = "preference"
+    config = {"max_new_tokens": 2, "beta": 0.5}
+    epochs, learning_rate = 2, 1e-2
+    rows = split(
+        "prompt", chosen=["great", "fine film", "a film", "it"] * 2, rejected=["weak", "of"] * 4
+    )
+    answers = ("chosen", "rejected")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, llama: Path) -> Path:
+        return llama

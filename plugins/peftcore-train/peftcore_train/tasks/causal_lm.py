@@ -1,6 +1,7 @@
 """Causal language modelling of prompts and completions, conversations, or plain text."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -159,14 +160,14 @@ class CausalLM(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of the labelled tokens of the batch."""
-        return token_loss(self._logits(model, batch), batch)
+        return token_loss(self.logits(model, batch), batch)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the summed loss, the right answers and the labelled tokens of each row.
 
         Where metrics of texts are asked for, also the reference and what was generated.
         """
-        logits = self._logits(model, batch)
+        logits = self.logits(model, batch)
         scores = token_scores(logits, batch, len(batch["prompt_length"]))
         if "reference" in batch:
             texts = generated(model, _asked(batch), self.config, self._tokenizer, draw=False)
@@ -242,15 +243,18 @@ class CausalLM(Task):
         check_length(len(asked), room_for_prompt(self.config, limit), row)
         return {"asked": _features(asked, prompt_length=len(asked)), "reference": reference}
 
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the logits of the places that predict a labelled token, [N, V]."""
         names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
         inputs: dict[str, Any] = {name: batch[name] for name in names if name in batch}
         if self.config.packing:
             # without mask and cache transformers tells the rows apart by their positions
             inputs["use_cache"] = False
+        network = inner(model)
+        # a method may ask for the loss before it is attached
+        attached = bool(peftcore.adapters(network))
         # the boundary is said, not found from labels: with train_on_inputs they begin at once
-        with peftcore.prompt(inner(model), batch["prompt"]):
+        with peftcore.prompt(network, batch["prompt"]) if attached else nullcontext():
             return logits_at(model, batch["places"], **inputs)
 
 
