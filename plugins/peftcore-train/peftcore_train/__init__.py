@@ -52,6 +52,12 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_train.tasks.causal_lm:CausalLM",
         ),
         TaskSpec(
+            name="seq2seq",
+            summary="Read a source and write a target: translation, summaries.",
+            config="peftcore_train.tasks.seq2seq:Seq2SeqConfig",
+            task="peftcore_train.tasks.seq2seq:Seq2Seq",
+        ),
+        TaskSpec(
             name="preference",
             summary="Prefer one of two answers (DPO, IPO); the base is the reference.",
             config="peftcore_train.tasks.preference:PreferenceConfig",

@@ -186,6 +186,22 @@ class TestPackedText(TestCausalLM):
         return len(batch["targets"])
 
 
+class TestSeq2Seq(TaskContract):
+    task = "seq2seq"
+    config = {"max_new_tokens": 3}
+    rows = split("source", target=["great fine", "dull", "awful and weak", "it"] * 2)
+    answers = ("target",)
+    epochs, learning_rate = 3, 1e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, t5: Path) -> Path:
+        return t5
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return len(batch["targets"])
+
+
 class TestPreference(TaskContract):
     task = "preference"
     config = {"max_new_tokens": 2, "beta": 0.5}

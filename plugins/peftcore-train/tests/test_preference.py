@@ -116,7 +116,7 @@ def test_prompts_may_be_conversations(loaded):
     row = Row({"prompt": talk, "chosen": "great", "rejected": last}, "x:1")
     task.check([row])
     found = task.encode(row, loaded)
-    wanted = "<s> it was </s> the film great </s>".split()
+    wanted = ["<s>", "it", "was", "</s>", "the", "film", "great", "</s>"]
     assert loaded.tokenizer.convert_ids_to_tokens(found["chosen"]["input_ids"]) == wanted
     assert found["chosen"]["prompt_length"] == found["rejected"]["prompt_length"] == 6
     prompt = task.encode(row, loaded, labelled=False)["input_ids"]
