@@ -176,6 +176,8 @@ class Template:
         self.given = config.chat_template
         self.options = config.chat_options
         self.tokenizer = tokenizer
+        added = map(str, tokenizer.added_tokens_decoder.values())
+        self.special = (*tokenizer.all_special_tokens, *added)
 
     def written(self, chat: Conversation, *, prompt: bool = False) -> str:
         """Return a conversation as text.
@@ -250,9 +252,7 @@ class Template:
     def _ended(self, said: str) -> str:
         """Return a turn without blanks after its last special token."""
         bare = said.rstrip()
-        special = {str(t) for t in self.tokenizer.added_tokens_decoder.values()}
-        ends = special | set(self.tokenizer.all_special_tokens)
-        return bare if bare.endswith(tuple(ends)) else said
+        return bare if bare.endswith(self.special) else said
 
     def _text(self, chat: Conversation) -> str:
         found: str = self.tokenizer.get_chat_template(self.given, chat.tools)
