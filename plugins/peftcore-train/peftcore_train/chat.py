@@ -24,10 +24,9 @@ _ASSISTANT = "assistant"
 _PROBES = ("A", "B")
 
 
-class ChatConfig(Strict):
-    """Fields of tasks that read conversations."""
+class TemplateConfig(Strict):
+    """Fields of tasks that write conversations as a template does."""
 
-    messages_column: str = Field("messages", description="Column of the conversation.")
     tools_column: str = Field(
         "tools", description="Column of the tools of a conversation; rows may be without it."
     )
@@ -51,6 +50,12 @@ class ChatConfig(Strict):
             raise ValueError(
                 f"{given} is neither a template nor a file that can be read ({error})"
             ) from error
+
+
+class ChatConfig(TemplateConfig):
+    """Fields of tasks that read conversations."""
+
+    messages_column: str = Field("messages", description="Column of the conversation.")
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ class Template:
         ConfigError: neither the tokenizer nor the recipe has a template.
     """
 
-    def __init__(self, config: ChatConfig, tokenizer: Any, source: str):
+    def __init__(self, config: TemplateConfig, tokenizer: Any, source: str):
         if config.chat_template is None and not tokenizer.chat_template:
             raise ConfigError(
                 f"backbone.source {source}: its tokenizer has no chat template. Give one as"

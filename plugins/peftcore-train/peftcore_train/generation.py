@@ -33,11 +33,6 @@ class GenerationConfig(Strict):
     stop: tuple[str, ...] = Field(
         (), description="Texts at which a generated text ends; they are left out."
     )
-    generate_metrics: tuple[TextMetric, ...] = Field(
-        (),
-        description="Metrics of texts that are generated for every row that is scored, each from 0"
-        " to 1; `[]` generates none, which is much faster.",
-    )
 
     @model_validator(mode="after")
     def _draws_where_it_is_told_how(self) -> "GenerationConfig":
@@ -46,6 +41,16 @@ class GenerationConfig(Strict):
         if not all(self.stop):
             raise ValueError("stop holds an empty text, at which every text would end")
         return self
+
+
+class ScoredConfig(GenerationConfig):
+    """Fields of tasks that score what they generate."""
+
+    generate_metrics: tuple[TextMetric, ...] = Field(
+        (),
+        description="Metrics of texts that are generated for every row that is scored, each from 0"
+        " to 1; `[]` generates none, which is much faster.",
+    )
 
     @property
     def text_metrics(self) -> dict[str, bool]:
@@ -128,7 +133,7 @@ def _stopped(text: str, stop: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
-def with_text_metrics(metrics: "MetricCollection", config: GenerationConfig) -> "MetricCollection":
+def with_text_metrics(metrics: "MetricCollection", config: ScoredConfig) -> "MetricCollection":
     """Return metrics, and with them those of generated texts that a recipe asks for."""
     if config.generate_metrics:
         # what it is made of takes a second to import, and few recipes need it

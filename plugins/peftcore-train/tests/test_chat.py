@@ -199,6 +199,10 @@ def test_what_is_no_conversation_is_named(encode):
     assert "x:1: the chat template refuses this conversation: turns alternate" in said(
         TALK, template=refusing
     )
+    silent = [TALK[1], {"role": "assistant", "content": ""}]
+    unmarked = GENERATION.replace("<|end|>{% endgeneration %}", "{% endgeneration %}")
+    assert "x:1: the assistant says nothing" in said(silent, template=unmarked)
+    assert "x:1: the assistant says nothing" in said(silent, template=unmarked, truncation=True)
     broken = MARKED_UP.replace("<|assistant|>\n{% endif %}", "<|assistant|>\nwell {% endif %}")
     assert "otherwise than it begins" in said(TALK, template=broken)
 

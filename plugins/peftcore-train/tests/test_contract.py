@@ -161,26 +161,19 @@ class TestCausalLM(TaskContract):
 
 
 class TestConversations(TestCausalLM):
-    """Two turns of the assistant in a row; the loss is on both."""
+    """Two turns of the assistant in a row; the loss is on both, and rows are packed."""
 
     config = {
         "format": "messages",
-        "max_new_tokens": 4,
+        "packing": True,
+        "max_new_tokens": 2,
         "generate_metrics": ["exact_match", "rouge_l", "bleu", "chrf"],
         "chat_template": "{{ bos_token }}{% for m in messages %} {{ m.content }}"
         "{% if m.role == 'assistant' %} {{ eos_token }}{% endif %}{% endfor %}",
     }
     rows = talks()
+    epochs, learning_rate = 3, 1e-2
     answers = ()
-
-
-class TestPackedText(TestCausalLM):
-    """Plain text, several rows in one."""
-
-    config = {"format": "text", "packing": True, "max_new_tokens": 4}
-    rows = split("text")
-    answers = ()
-    remembered = 0.8
 
     def terms(self, batch: Batch, rows: int) -> float:
         return len(batch["targets"])
@@ -188,10 +181,10 @@ class TestPackedText(TestCausalLM):
 
 class TestSeq2Seq(TaskContract):
     task = "seq2seq"
-    config = {"max_new_tokens": 3}
+    config = {"max_new_tokens": 2, "generate_metrics": ["rouge_l"]}
     rows = split("source", target=["great fine", "dull", "awful and weak", "it"] * 2)
     answers = ("target",)
-    epochs, learning_rate = 3, 1e-2
+    epochs, learning_rate = 2, 1e-2
 
     @pytest.fixture(scope="class")
     @classmethod

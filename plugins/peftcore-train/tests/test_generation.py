@@ -5,7 +5,7 @@ import torch
 
 from peftcore import ConfigError, backbone_named, validated
 from peftcore_train.data import Row
-from peftcore_train.generation import GenerationConfig, as_tensor, as_texts
+from peftcore_train.generation import ScoredConfig, as_tensor, as_texts
 from peftcore_train.tasks.causal_lm import CausalLM, CausalLMConfig
 from peftcore_train.text_metrics import text_metrics
 
@@ -47,7 +47,7 @@ def test_options_that_do_not_go_together_are_refused():
         ({"generate_metrics": ["rouge"]}, "generate_metrics"),
     ):
         with pytest.raises(ConfigError, match=said):
-            validated(GenerationConfig, wrong, where="task", label="causal-lm")
+            validated(ScoredConfig, wrong, where="task", label="causal-lm")
     with pytest.raises(ConfigError, match="plain text has none"):
         given = {"format": "text", "generate_metrics": ["bleu"]}
         validated(CausalLMConfig, given, where="task", label="causal-lm")

@@ -13,7 +13,7 @@ from peftcore import DataError, Loaded
 from peftcore_train.chat import ChatConfig, Template, conversation, each_turn
 from peftcore_train.data import Columns, Row
 from peftcore_train.generation import (
-    GenerationConfig,
+    ScoredConfig,
     as_tensor,
     generated,
     room_for_prompt,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class CausalLMConfig(ChatConfig, GenerationConfig, TokenConfig):
+class CausalLMConfig(ChatConfig, ScoredConfig, TokenConfig):
     """The ``task`` section of causal language modelling."""
 
     format: Literal["prompt", "messages", "text"] = Field(
@@ -122,6 +122,10 @@ class CausalLM(Task):
             check_length(len(prompt), room_for_prompt(self.config, limit), row)
             return _features(prompt, prompt_length=len(prompt))
         ids, said = self._said(row, loaded)
+        if not any(said):
+            raise DataError(
+                f"{row.where}: the assistant says nothing, so there is nothing to learn."
+            )
         if self.config.truncation and limit is not None:
             _check_begins(said, limit, row)
             ids, said = ids[:limit], said[:limit]

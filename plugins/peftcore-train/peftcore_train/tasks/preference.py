@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import peftcore
 from peftcore import DataError, Loaded, device_of
-from peftcore_train.chat import ChatConfig
+from peftcore_train.chat import TemplateConfig
 from peftcore_train.data import Row
 from peftcore_train.generation import GenerationConfig
 from peftcore_train.logits import by_row
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _AHEAD = 8
 
 
-class PreferenceConfig(ChatConfig, GenerationConfig, TokenConfig):
+class PreferenceConfig(TemplateConfig, GenerationConfig, TokenConfig):
     """The ``task`` section of preference."""
 
     format: Literal["prompt", "messages"] = Field(
@@ -73,15 +73,11 @@ class Preference(Task):
         super().__init__(config)
         shared = CausalLMConfig.model_fields.keys() & PreferenceConfig.model_fields.keys()
         same = {name: getattr(config, name) for name in shared}
-        columns = (config.chosen_column, config.rejected_column)
+        same |= {"messages_column": config.prompt_column, "turns": "each"}
         # the answers are encoded as a language model's are, each after the prompt
         self._chosen, self._rejected = (
-            CausalLM(
-                CausalLMConfig(
-                    **{**same, "completion_column": column, "turns": "each", "generate_metrics": ()}
-                )
-            )
-            for column in columns
+            CausalLM(CausalLMConfig(**same, completion_column=column))
+            for column in (config.chosen_column, config.rejected_column)
         )
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -97,7 +93,7 @@ class Preference(Task):
         """Return the features of both answers; without them those of the prompt."""
         if not labelled:
             if self.config.format == "messages":
-                row = Row({**row.values, self.config.messages_column: self._prompt(row)}, row.where)
+                self._prompt(row)
             return self._chosen.encode(row, loaded, labelled=False)
         chosen, rejected = (
             task.encode(self._asked(row, column), loaded) for task, column in self._answers
@@ -171,7 +167,7 @@ class Preference(Task):
                 " text nor a list of one turn of the assistant."
             )
         talk = [*self._prompt(row), *turns]
-        return Row({**row.values, self.config.messages_column: talk}, row.where)
+        return Row({**row.values, self.config.prompt_column: talk}, row.where)
 
     def _prompt(self, row: Row) -> list[Any]:
         prompt = row.column(self.config.prompt_column)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from peftcore import ConfigError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.generation import (
-    GenerationConfig,
+    ScoredConfig,
     TextMetric,
     as_tensor,
     generated,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class Seq2SeqConfig(GenerationConfig, TokenConfig):
+class Seq2SeqConfig(ScoredConfig, TokenConfig):
     """The ``task`` section of sequence to sequence."""
 
     source_column: str = Field("source", description="Column of the text to read.")
