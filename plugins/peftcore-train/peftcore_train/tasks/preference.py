@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import peftcore
 from peftcore import DataError, Loaded, device_of
 from peftcore_train.chat import TemplateConfig
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.generation import GenerationConfig
 from peftcore_train.logits import by_row
 from peftcore_train.task import Batch, Features, Task, inner
@@ -78,6 +78,12 @@ class Preference(Task):
         self._chosen, self._rejected = (
             CausalLM(CausalLMConfig(**same, completion_column=column))
             for column in (config.chosen_column, config.rejected_column)
+        )
+
+    def columns(self) -> Columns:
+        """Return the columns of the prompt and both answers."""
+        return Columns(
+            (self.config.prompt_column,), (self.config.chosen_column, self.config.rejected_column)
         )
 
     def check(self, rows: Sequence[Row]) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.generation import (
     ScoredConfig,
     TextMetric,
@@ -60,6 +60,10 @@ class Seq2Seq(Task):
             "loss": False, "perplexity": False, "accuracy": True, **config.text_metrics,
         }  # fmt: skip
         self._tokenizer: Any = None
+
+    def columns(self) -> Columns:
+        """Return the columns of source and target."""
+        return Columns((self.config.source_column,), (self.config.target_column,))
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a source and a target."""
