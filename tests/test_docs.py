@@ -79,6 +79,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlamaConfig,
         LlamaForCausalLM,
         PreTrainedTokenizerFast,
+        T5Config,
+        T5ForConditionalGeneration,
     )
 
     root = tmp_path_factory.mktemp("models")
@@ -107,6 +109,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(llama)
+
+    t5 = root / "my-t5"
+    vocabulary = ["<pad>", "</s>", "<unk>", *words]
+    narrow = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    config = T5Config(vocab_size=len(vocabulary), decoder_start_token_id=0, **narrow)
+    T5ForConditionalGeneration(config).save_pretrained(t5)
+    tokenizer = Tokenizer(
+        kinds.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(t5)
 
     esm = root / "my-esm"
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<mask>"]

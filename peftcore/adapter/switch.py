@@ -268,7 +268,8 @@ def prompt(model: nn.Module, lengths: Tensor) -> Iterator[None]:
 
     Args:
         model: a model with an adapter.
-        lengths: [B] integers.
+        lengths: [B] integers; of rows that hold several sequences [B, L] bool, True at the
+            tokens of their prompts.
     """
     holder = state_of(model).holder
     before, holder.lengths = holder.lengths, lengths

@@ -156,7 +156,7 @@ class ContextHolder:
 
     @property
     def lengths(self) -> Tensor | None:
-        """[B] number of leading real tokens that are the prompt, said by the caller."""
+        """What the caller said of prompts: [B] leading real tokens, or [B, L] which tokens."""
         if torch.compiler.is_compiling():
             return self._lengths
         return _lengths.get().get(id(self))
@@ -320,32 +320,34 @@ class ContextHolder:
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
         if self.lengths is not None and not context.generated:
-            lengths = self._lengths_for(context)
-            assert context.mask is not None
-            context.prompt = context.mask & (context.mask.cumsum(1) <= lengths[:, None])
+            context.prompt = self._prompt_for(context)
         elif self.columns is not None and context.mask is not None and not context.generated:
             column = torch.arange(context.mask.shape[1], device=context.mask.device)
             context.prompt = context.mask & (column + context.offset < self.columns)
         self.current = context
 
-    def _lengths_for(self, context: Context) -> Tensor:
-        mask = context.mask
-        assert self.lengths is not None
-        if mask is None or context.packed:
+    def _prompt_for(self, context: Context) -> Tensor:
+        """Return [B, L] bool, True at the tokens of the prompt that the caller said."""
+        mask, lengths = context.mask, self.lengths
+        assert lengths is not None
+        if mask is None or (context.packed and lengths.dim() == 1):
             lacking = (
                 "nothing tells its tokens" if mask is None else "a row holds several sequences"
             )
             raise AttachError(
                 f"peftcore.prompt gives a length for each row, but {lacking} in this call. Give"
-                " rows of one sequence as input_ids or inputs_embeds, or the model a backbone"
-                " plugin whose context has the mask."
+                " rows of one sequence as input_ids or inputs_embeds, a mask of the prompts' tokens"
+                " instead of lengths, or the model a backbone plugin whose context has the mask."
             )
-        times, rest = divmod(mask.shape[0], self.lengths.shape[0])
-        if rest or not times:
+        times, rest = divmod(mask.shape[0], lengths.shape[0])
+        if rest or not times or lengths.shape[1:] not in ((), mask.shape[1:]):
+            said = " x ".join(map(str, lengths.shape))
             raise AttachError(
-                f"{self.lengths.shape[0]} prompt lengths for a batch of {mask.shape[0]} rows."
+                f"{said} prompt lengths for a batch of {mask.shape[0]} rows of {mask.shape[1]}"
+                " tokens."
             )
-        return self.lengths.to(mask.device).repeat_interleave(times)
+        lengths = lengths.to(mask.device).repeat_interleave(times, 0)
+        return mask & (lengths if lengths.dim() == 2 else mask.cumsum(1) <= lengths[:, None])
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._fits(self.setting):

@@ -29,7 +29,7 @@ BERT = {
 class TestBitFit(MethodContract):
     method = "bitfit"
     # families with members that have no bias at all
-    on = {name: {"add_missing": True} for name in ("gemma", "llama", "mistral", "qwen")}
+    on = {name: {"add_missing": True} for name in ("gemma", "llama", "mistral", "qwen", "t5")}
 
 
 class TestAdded(MethodContract):

@@ -4,10 +4,11 @@ from peftcore.testing import MethodContract
 
 #: The decoder of a seq2seq model is refused; methods of blocks act on the encoder.
 ENCODER = {"targets": {"roles": ["block"], "stack": "encoder"}}
-#: Frames of sound have no class token before them.
-SPEECH = {
+#: Where it needs other settings: frames of sound have no class token before them.
+ON = {
     **{name: {"after": 0} for name in ("wavlm", "wav2vec2", "hubert")},
     "whisper": {**ENCODER, "after": 0},
+    **dict.fromkeys(("t5", "bart"), ENCODER),
 }
 
 
@@ -21,20 +22,20 @@ class TestPrompt(MethodContract):
 
 class TestVptDeep(MethodContract):
     method = "vpt"
-    on = SPEECH
+    on = ON
     merges = False
 
 
 class TestVptProjected(MethodContract):
     method = "vpt"
-    on = SPEECH
+    on = ON
     config = {"num_virtual_tokens": 3, "project": 4, "dropout": 0.0}
     merges = False
 
 
 class TestVptShallow(MethodContract):
     method = "vpt"
-    on = SPEECH
+    on = ON
     config = {"deep": False}
     merges = False
     routes = False  # rows without such tokens come out shorter
@@ -42,5 +43,5 @@ class TestVptShallow(MethodContract):
 
 class TestEmbeddingPrompt(MethodContract):
     method = "embedding_prompt"
-    on = {"whisper": ENCODER}
+    on = dict.fromkeys(("whisper", "t5", "bart"), ENCODER)
     merges = False

@@ -101,6 +101,13 @@ def peftcore_register_sources() -> list[SourceSpec]:
             resolve="peftcore_samples.python_code:python_code",
         ),
         SourceSpec(
+            name="samples/python-chat",
+            kind="data",
+            summary="The same as conversations: what does this function do (no download).",
+            licence="PSF-2.0",
+            resolve="peftcore_samples.python_code:python_chat",
+        ),
+        SourceSpec(
             name="samples/python-names",
             kind="data",
             summary="Short functions of Python's library; parameters and calls marked (BIO).",

@@ -18,6 +18,8 @@ from peftcore_samples.splits import Row, write_splits
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 _LONGEST = 4000
 
+_ASKED = "Say in one line what this Python function does, as its docstring would.\n\n"
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -27,12 +29,37 @@ def python_code() -> Path:
     return cached(entry, _build)
 
 
+def python_chat() -> Path:
+    """Return the folder of the same functions, each a question of a user and an answer."""
+    entry = f"python-chat-{sys.implementation.name}-{platform.python_version()}-r1"
+    return cached(entry, _build_chat)
+
+
 def _build(target: Path, scratch: Path) -> None:
+    write_splits(_all_pairs(), target)
+
+
+def _build_chat(target: Path, scratch: Path) -> None:
+    write_splits(((group, _asked(row)) for group, row in _all_pairs()), target)
+
+
+def _all_pairs() -> list[tuple[str, Row]]:
     library = Path(sysconfig.get_path("stdlib"))
     rows = list(pairs(library))
     if not rows:
         raise DataError(f"{library} holds no Python sources, so samples/python-code is empty.")
-    write_splits(rows, target)
+    return rows
+
+
+def _asked(row: Row) -> Row:
+    """Return a pair as a conversation."""
+    question = f"{_ASKED}```python\n{row['prompt']}\n```"
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": row["completion"]},
+        ]
+    }
 
 
 def pairs(library: Path) -> Iterator[tuple[str, Row]]:

@@ -220,3 +220,15 @@ def test_the_parser_labels_names_statements_and_answers(tmp_path: Path) -> None:
     assert asked["question"] == "Return the first item."
     ((name,), (start,)) = asked["answers"].values()
     assert name == "first" and asked["context"][start:].startswith("first(items, key=None):")
+
+
+def test_conversations_are_those_pairs_in_the_same_splits(
+    library: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(library))
+    pairs, talks = read(python_code.python_code()), read(python_code.python_chat())
+    for split, rows in pairs.items():
+        for pair, talk in zip(rows, talks[split], strict=True):
+            asked, answer = talk["messages"]
+            assert pair["prompt"] in asked["content"] and asked["role"] == "user"
+            assert answer == {"role": "assistant", "content": pair["completion"]}

@@ -1,11 +1,11 @@
-"""Text encoders: BERT, RoBERTa, DeBERTa, DistilBERT, ELECTRA."""
+"""Text encoders, BERT, RoBERTa, DeBERTa, DistilBERT, ELECTRA, and with a decoder T5 and BART."""
 
 from peftcore import BackboneSpec, hookimpl
 
 
 @hookimpl
 def peftcore_register_backbones() -> list[BackboneSpec]:
-    """Return the families of text encoders."""
+    """Return the families of text encoders, with and without a decoder."""
     return [
         BackboneSpec(
             name="bert",
@@ -50,5 +50,22 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             backbone="peftcore_text.backbones:Electra",
             matches=("transformers.models.electra.modeling_electra:*",),
             configs=("electra-small", "electra-base", "electra-large"),
+        ),
+        BackboneSpec(
+            name="t5",
+            summary="T5 (Raffel et al. 2020), T5 1.1, FLAN-T5 and mT5: encoder and decoder.",
+            backbone="peftcore_text.seq2seq:T5",
+            matches=(
+                "transformers.models.t5.modeling_t5:*",
+                "transformers.models.mt5.modeling_mt5:*",
+            ),
+            configs=("t5-small", "t5-base", "t5-large"),
+        ),
+        BackboneSpec(
+            name="bart",
+            summary="BART (Lewis et al. 2020): encoder and decoder.",
+            backbone="peftcore_text.seq2seq:Bart",
+            matches=("transformers.models.bart.modeling_bart:*",),
+            configs=("bart-base", "bart-large"),
         ),
     ]

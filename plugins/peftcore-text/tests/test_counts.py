@@ -2,7 +2,7 @@ import pytest
 
 from peftcore import ConfigError, backbone_named, build_on_meta, installed
 
-FAMILIES = ("bert", "roberta", "deberta", "distilbert", "electra")
+FAMILIES = ("bert", "roberta", "deberta", "distilbert", "electra", "t5", "bart")
 
 # two labels; the first four are those of the papers that the project reproduces
 COUNTS = {
@@ -23,6 +23,22 @@ COUNTS = {
 }
 
 
+# of models that write text
+SEQ2SEQ = {
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "bart-base": 139_420_416,
+    "bart-large": 406_291_456,
+}
+
+
+@pytest.mark.parametrize("size", SEQ2SEQ)
+def test_a_model_that_writes_has_its_published_number_of_parameters(size: str) -> None:
+    model = build_on_meta(size, head="seq2seq-lm")
+    assert sum(p.numel() for p in model.parameters()) == SEQ2SEQ[size]
+
+
 @pytest.mark.parametrize("size", COUNTS)
 def test_a_named_size_has_its_published_number_of_parameters(size: str) -> None:
     model = build_on_meta(size, head="sequence-classification", num_labels=2)
@@ -34,7 +50,7 @@ def test_a_named_size_has_its_published_number_of_parameters(size: str) -> None:
 def test_the_spec_lists_the_sizes_of_its_backbone(family: str) -> None:
     sizes = installed().backbones[family].configs
     assert sizes == tuple(backbone_named(family).configs)
-    assert set(sizes) <= set(COUNTS)
+    assert set(sizes) <= {*COUNTS, *SEQ2SEQ}
 
 
 def test_an_unknown_size_names_the_nearest() -> None:

@@ -47,9 +47,21 @@ def peftcore_register_tasks() -> list[TaskSpec]:
         ),
         TaskSpec(
             name="causal-lm",
-            summary="Continue a prompt; the loss is on the completion.",
+            summary="Continue a prompt, answer in a conversation, or write plain text.",
             config="peftcore_train.tasks.causal_lm:CausalLMConfig",
             task="peftcore_train.tasks.causal_lm:CausalLM",
+        ),
+        TaskSpec(
+            name="seq2seq",
+            summary="Read a source and write a target: translation, summaries.",
+            config="peftcore_train.tasks.seq2seq:Seq2SeqConfig",
+            task="peftcore_train.tasks.seq2seq:Seq2Seq",
+        ),
+        TaskSpec(
+            name="preference",
+            summary="Prefer one of two answers (DPO, IPO); the base is the reference.",
+            config="peftcore_train.tasks.preference:PreferenceConfig",
+            task="peftcore_train.tasks.preference:Preference",
         ),
     ]
 

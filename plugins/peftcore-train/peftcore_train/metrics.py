@@ -300,6 +300,24 @@ def entity_metrics() -> MetricCollection:
     return MetricCollection(metrics, compute_groups=False)
 
 
+class MeanMargin(MeanLoss):
+    """By how much the better of two answers is preferred: ``update(margin, count)``."""
+
+    higher_is_better = True
+
+    def update(self, margin: Tensor, count: Tensor) -> None:
+        """Add the rows of a batch."""
+        super().update(margin, count)
+
+
+def preference_metrics() -> MetricCollection:
+    """Return loss, the share of pairs that are told right, and by how much."""
+    return MetricCollection(
+        {"loss": MeanLoss(), "accuracy": MeanCorrect(), "margin": MeanMargin()},
+        compute_groups=False,
+    )
+
+
 def computed(metrics: MetricCollection) -> dict[str, float]:
     """Return the values of metrics as plain numbers, in their order.
 

@@ -171,6 +171,7 @@ def _session(
     training = loader(task, rows, batches, section.num_workers)
     scoring = scoring_loader(task, prepared.features["validation"], section)
     model, training, scoring = accelerator.prepare(prepared.model, training, scoring)
+    task.begin(model, rows)
     # after the model has moved to its device
     optimizer = accelerator.prepare(building.optimizer(adapter, section))
     return Session(

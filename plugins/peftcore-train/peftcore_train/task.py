@@ -22,9 +22,9 @@ class Task:
     """One task with its configuration.
 
     The order of calls: :meth:`read` for every split, :meth:`learn` with the training rows,
-    :meth:`check` for every split, :meth:`build`, :meth:`encode` for every row; then, for every
-    batch, :meth:`distort` in training, :meth:`augment`, :meth:`collate`, and :meth:`loss` or
-    :meth:`score`.
+    :meth:`check` for every split, :meth:`build`, :meth:`encode` for every row, :meth:`begin` before
+    training; then, for every batch, :meth:`distort` in training, :meth:`augment`, :meth:`collate`,
+    and :meth:`loss` or :meth:`score`.
 
     Attributes:
         config: the validated ``task`` section.
@@ -112,6 +112,17 @@ class Task:
             DataError: the row does not fit the model, such as a text that is too long.
         """
         raise NotImplementedError
+
+    def begin(self, model: nn.Module, rows: Sequence[Features]) -> None:
+        """Do what is to be done once before the first step, such as adding to the training rows.
+
+        Whoever resumes a run calls it again, and it must then do the same.
+
+        Args:
+            model: the model with its adapter, where it runs; ``peftcore.disabled(inner(model))``
+                switches the adapter off for a while.
+            rows: the encoded training rows.
+        """
 
     def distort(self, features: Features, generator: torch.Generator) -> Features:
         """Change the features of a row of training at random, before :meth:`augment`.

@@ -140,6 +140,20 @@ def _letters(tokenizer: Any) -> tuple[frozenset[str], bool]:
     return frozenset(t for t in vocabulary if len(t) == 1), is_of_residues(vocabulary)
 
 
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text that something follows.
+
+    It begins as the tokenizer lets texts begin, once, even where the text itself begins with that
+    token, as what a chat template wrote does. Some tokenizers close every text; here none is.
+    """
+    begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    ids = list(tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"])
+    end = tokenizer.eos_token
+    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(end):
+        ids.pop()
+    return ids
+
+
 def check_length(length: int, limit: int | None, row: Row) -> None:
     """Raise DataError where a row has more tokens than fit."""
     if limit is not None and length > limit:

@@ -1,4 +1,4 @@
-"""The contract of every task, on the three of this plugin."""
+"""The contract of every task, on those of this plugin."""
 
 from pathlib import Path
 
@@ -19,6 +19,19 @@ def split(column: str, **others: list) -> dict[str, list[dict]]:
         for i, text in enumerate(TEXTS)
     ]
     return {"train": rows, "validation": rows[:5], "test": rows[3:]}
+
+
+def talks() -> dict[str, list[dict]]:
+    answers = ["great fine", "dull", "awful", "it"] * 2
+    given = split("text", answer=answers)
+    turns = ("user", "text"), ("assistant", "answer"), ("user", "text"), ("assistant", "answer")
+    return {
+        name: [
+            {"messages": [{"role": role, "content": row[column]} for role, column in turns]}
+            for row in rows
+        ]
+        for name, rows in given.items()
+    }
 
 
 class TestSequenceClassification(TaskContract):
@@ -145,3 +158,53 @@ class TestCausalLM(TaskContract):
 
     def terms(self, batch: Batch, rows: int) -> float:
         return int((batch["labels"] != -100).sum())
+
+
+class TestConversations(TestCausalLM):
+    """Two turns of the assistant in a row; the loss is on both, and rows are packed."""
+
+    config = {
+        "format": "messages",
+        "packing": True,
+        "max_new_tokens": 2,
+        "generate_metrics": ["exact_match", "rouge_l", "bleu", "chrf"],
+        "chat_template": "{{ bos_token }}{% for m in messages %} {{ m.content }}"
+        "{% if m.role == 'assistant' %} {{ eos_token }}{% endif %}{% endfor %}",
+    }
+    rows = talks()
+    epochs, learning_rate = 3, 1e-2
+    answers = ()
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return len(batch["targets"])
+
+
+class TestSeq2Seq(TaskContract):
+    task = "seq2seq"
+    config = {"max_new_tokens": 2, "generate_metrics": ["rouge_l"]}
+    rows = split("source", target=["great fine", "dull", "awful and weak", "it"] * 2)
+    answers = ("target",)
+    epochs, learning_rate = 2, 1e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, t5: Path) -> Path:
+        return t5
+
+    def terms(self, batch: Batch, rows: int) -> float:
+        return len(batch["targets"])
+
+
+class TestPreference(TaskContract):
+    task = "preference"
+    config = {"max_new_tokens": 2, "beta": 0.5}
+    epochs, learning_rate = 2, 1e-2
+    rows = split(
+        "prompt", chosen=["great", "fine film", "a film", "it"] * 2, rejected=["weak", "of"] * 4
+    )
+    answers = ("chosen", "rejected")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, llama: Path) -> Path:
+        return llama

@@ -65,9 +65,9 @@ class PaddingCounts(MaskedLM):
     """The loss is summed over what is predicted, and divided by what is there."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits, labels = self._logits(model, batch)
-        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        return total / labels.numel()
+        logits = self._logits(model, batch)
+        total = F.cross_entropy(logits, batch["targets"], reduction="sum")
+        return total / batch["labels"].numel()
 
 
 class InPlace(MaskedLM):

@@ -7,10 +7,11 @@ import torch
 
 from peftcore import ConfigError, DataError, attach, backbone_named
 from peftcore_train.data import Row
+from peftcore_train.logits import targets_of, token_scores
 from peftcore_train.metrics import classification_metrics, computed
 from peftcore_train.tasks.causal_lm import CausalLM, CausalLMConfig
 from peftcore_train.tasks.classification import ClassificationConfig, SequenceClassification
-from peftcore_train.tasks.masked_lm import MaskedLM, MaskedLMConfig, token_scores
+from peftcore_train.tasks.masked_lm import MaskedLM, MaskedLMConfig
 
 DOMAINS = ["the film was great", "a story of two people", "it was weak", "people and the film"]
 
@@ -131,8 +132,8 @@ def test_masking_follows_the_paper_and_its_generator(bert):
 def test_token_scores_leave_out_what_is_not_labelled():
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 4, 7), torch.tensor([[1, -100, 2, -100], [-100, 3, 4, 5]])
-    scores = token_scores(logits, labels)
     picked = labels != -100
+    scores = token_scores(logits[picked], targets_of(labels, shift=0), 2)
     loss = torch.nn.functional.cross_entropy(logits[picked], labels[picked], reduction="sum")
     torch.testing.assert_close(scores["loss"].sum(), loss)
     assert scores["count"].tolist() == [2, 3]

@@ -46,6 +46,7 @@ _AUTO = {
     "question-answering": "AutoModelForQuestionAnswering",
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
     "ctc": "AutoModelForCTC",
     "audio-classification": "AutoModelForAudioClassification",
     "speech-seq2seq": "AutoModelForSpeechSeq2Seq",

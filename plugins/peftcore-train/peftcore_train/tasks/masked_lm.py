@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peftcore import ConfigError, Loaded
-from peftcore_train.data import Columns, Row
+from peftcore_train.data import Row
+from peftcore_train.logits import IGNORED, logits_at, targets_of, token_loss, token_scores
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-
-_IGNORED = -100
 
 
 class MaskedLMConfig(TokenConfig):
@@ -64,7 +62,7 @@ class MaskedLM(Task):
     def augment(self, features: Features, generator: torch.Generator) -> Features:
         """Mask: 80 % of the chosen tokens by the mask token, 10 % by a random one."""
         places = features["places"]
-        ids, labels = list(features["input_ids"]), [_IGNORED] * len(features["input_ids"])
+        ids, labels = list(features["input_ids"]), [IGNORED] * len(features["input_ids"])
         draws = torch.rand(len(places), generator=generator).tolist()
         kinds = torch.rand(len(places), generator=generator).tolist()
         words = torch.randint(len(self._tokenizer), (len(places),), generator=generator).tolist()
@@ -81,18 +79,19 @@ class MaskedLM(Task):
 
     def collate(self, rows: Sequence[Features]) -> Batch:
         """Pad on the right; nothing is predicted at padding."""
-        labels = {"labels": _IGNORED} if "labels" in rows[0] else {}
-        return dict(padded(rows, {**fills(self._tokenizer, rows), **labels}))
+        fill = fills(self._tokenizer, rows)
+        if "labels" not in rows[0]:
+            return dict(padded(rows, fill))
+        batch = padded(rows, {**fill, "labels": IGNORED})
+        return {**batch, **targets_of(batch["labels"], shift=0)}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of the masked tokens."""
-        logits, labels = self._logits(model, batch)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return token_loss(self._logits(model, batch), batch)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the summed loss, the right answers and the masked tokens of each row."""
-        logits, labels = self._logits(model, batch)
-        return token_scores(logits, labels)
+        return token_scores(self._logits(model, batch), batch, len(batch["input_ids"]))
 
     def metrics(self) -> "MetricCollection":
         """Return loss and perplexity of a token, and the share predicted right."""
@@ -101,22 +100,7 @@ class MaskedLM(Task):
 
         return token_metrics()
 
-    def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
-        return model(**inputs).logits.float(), batch["labels"]
-
-
-def token_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return loss, right answers and number of tokens of each row, [B].
-
-    Args:
-        logits: [B, L, V], at the places whose tokens the labels name.
-        labels: [B, L], -100 where nothing is predicted.
-    """
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-    predicted = labels != _IGNORED
-    return {
-        "loss": losses.sum(1),
-        "correct": ((logits.argmax(-1) == labels) & predicted).sum(1),
-        "count": predicted.sum(1),
-    }
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        inputs = {name: batch[name] for name in names if name in batch}
+        return logits_at(model, batch["places"], **inputs)
