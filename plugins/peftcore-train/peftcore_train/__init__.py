@@ -38,6 +38,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             command="peftcore_train.cli.train:train",
             reads=(".yaml", ".yml"),
             plans="peftcore_train.planning:plans_of",
+            merges="peftcore_train.merging:mergeable",
         ),
         CommandSpec(
             name="evaluate",

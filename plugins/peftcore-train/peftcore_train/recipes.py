@@ -186,7 +186,15 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         raise ConfigError(
             f"{path}:1: a recipe is a mapping of sections, not {type(data).__name__}."
         )
-    document = _normal(Document(str(path), data, origins))
+    return changed(_normal(Document(str(path), data, origins)), overrides)
+
+
+def changed(document: Document, overrides: Sequence[str]) -> Document:
+    """Return the document with overrides applied, such as ``methods[0].rank=16``.
+
+    Raises:
+        ConfigError: an override does not fit.
+    """
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:

@@ -37,12 +37,23 @@ class Prepared:
     features: dict[Split, list[Features]]
 
 
-def prepare(job: Job) -> Prepared:
-    """Read the data, load the model and encode every row: all that can fail before training."""
-    task, rows = read_data(job)
+def prepare(job: Job, progress: Progress | None = None) -> Prepared:
+    """Read the data, load the model and encode every row: all that can fail before training.
+
+    Args:
+        job: the recipe.
+        progress: where to say how it goes; nothing is said if not given.
+    """
+    progress = progress or Progress(quiet=True)
+    with progress.doing(f"reading {job.recipe.data.source}"):
+        task, rows = read_data(job)
     set_seed(job.recipe.seed)
-    model, loaded = building.load_model(job, task)
-    features = {split: [task.encode(row, loaded) for row in rows[split]] for split in SPLITS}
+    with progress.doing(f"loading {job.recipe.backbone.source}"):
+        model, loaded = building.load_model(job, task)
+    features = {}
+    for split in SPLITS:
+        coming = progress.counted(rows[split], f"encoding {split}", len(rows[split]))
+        features[split] = [task.encode(row, loaded) for row in coming]
     return Prepared(job, task, model, loaded, features)
 
 
@@ -98,7 +109,7 @@ class Outcome:
 
 
 def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
-    prepared = prepare(job)
+    prepared = prepare(job, progress)
     description = job.resolved(**prepared.task.learned())
     session = _session(prepared, folder, description, stop, progress)
     accelerator = session.accelerator
@@ -172,7 +183,13 @@ def _session(
         optimizer=optimizer,
         loader=training,
         batches=batches,
-        score=lambda between: evaluate(task, model, scoring, accelerator, between),
+        score=lambda between: evaluate(
+            task,
+            model,
+            progress.counted(scoring, "validation", len(scoring), unit="batches", ends=False),
+            accelerator,
+            between,
+        ),
         accelerator=accelerator,
         folder=folder,
         description=description,
@@ -193,10 +210,11 @@ def _checkpoint_activations(model: nn.Module) -> None:
 def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dict[str, Any]:
     """Score the best adapter, read back from disk into a fresh backbone."""
     best, accelerator = outcome.best, outcome.accelerator
-    model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
-    scorer = Scorer(outcome.task, model, accelerator, job.recipe.train)
-    again = scorer.score(outcome.features["validation"])
-    test = scorer.score(outcome.features["test"])
+    with progress.doing(f"loading {job.recipe.backbone.source} anew"):
+        model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
+    scorer = Scorer(outcome.task, model, accelerator, job.recipe.train, progress)
+    again = scorer.score(outcome.features["validation"], "validation")
+    test = scorer.score(outcome.features["test"], "test")
     equal = rundir.finite(again) == rundir.finite(best.scores)
     progress.say(
         f"adapter of epoch {best.epoch} read back from disk into a fresh {loaded.source}:"
@@ -240,17 +258,24 @@ class Scorer:
     """Scores encoded rows with one model, as validation does."""
 
     def __init__(
-        self, task: Task, model: nn.Module, accelerator: Accelerator, section: TrainSection
+        self,
+        task: Task,
+        model: nn.Module,
+        accelerator: Accelerator,
+        section: TrainSection,
+        progress: Progress,
     ):
         self.task = task
+        self.progress = progress
         self.accelerator = accelerator
         self.section = section
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
 
-    def score(self, features: list[Features]) -> dict[str, float]:
-        """Return the metrics of some rows."""
+    def score(self, features: list[Features], split: str) -> dict[str, float]:
+        """Return the metrics of the rows of a split."""
         batches = self.accelerator.prepare(scoring_loader(self.task, features, self.section))
-        return evaluate(self.task, self.model, batches, self.accelerator)
+        coming = self.progress.counted(batches, f"scoring {split}", len(batches), unit="batches")
+        return evaluate(self.task, self.model, coming, self.accelerator)
 
 
 def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:

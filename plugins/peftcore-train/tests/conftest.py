@@ -96,7 +96,7 @@ def write_data(folder: Path) -> Path:
 
 
 def write_recipe(
-    folder: Path, bert: Path, data: Path, name: str = "recipe.yaml", **changes
+    folder: Path, bert: Path, data: Path, /, name: str = "recipe.yaml", **changes
 ) -> Path:
     """Write a recipe into a folder with some sections changed, and return its path."""
     train = changes.pop("train", {})
@@ -162,6 +162,17 @@ def data(tmp_path):
 def recipe(tmp_path, bert, data):
     """Return a function that writes a recipe with some sections changed, and gives its path."""
     return partial(write_recipe, tmp_path, bert, data)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, train_in):
+    """Return the directory of a run that has learned the toy task; it is not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    methods = [{"method": "lora", "rank": 8, "targets": ["embeddings", "all-linear"]}]
+    done = train_in(folder, methods=methods, train={"epochs": 8, "learning_rate": 0.003})
+    assert done.exit_code == 0, done.output
+    (run,) = (folder / "runs").iterdir()
+    return run
 
 
 @pytest.fixture

@@ -158,9 +158,9 @@ def test_an_interrupt_that_was_ignored_at_the_start_stays_ignored(recipe, peftco
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     inner = Loop._step
 
-    def interrupted(loop, loss):
+    def interrupted(loop):
         signal.raise_signal(signal.SIGINT)
-        inner(loop, loss)
+        inner(loop)
 
     monkeypatch.setattr(Loop, "_step", interrupted)
     try:
@@ -271,14 +271,16 @@ def test_evaluate_repeats_the_results_to_the_last_digit(plain, peftcore, tmp_pat
 def test_predict_gives_labels_with_probabilities(learned, peftcore, tmp_path):
     folder = learned
     text = '{"text": "the film was lovely"}\n{"text": "a dull story"}\n'
-    done = peftcore("predict", folder, "--input", "-", input=text)
+    done = peftcore("predict", folder, "--input", "-", "--probabilities", input=text)
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["label"] for line in lines] == ["good", "bad"]
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1)
     output = tmp_path / "out.jsonl"
     (tmp_path / "in.jsonl").write_text(text)
-    done = peftcore("predict", folder, "--input", tmp_path / "in.jsonl", "--output", output)
+    done = peftcore(
+        "predict", folder, "--input", tmp_path / "in.jsonl", "--output", output, "--probabilities"
+    )
     assert [json.loads(line) for line in output.read_text().splitlines()] == lines
 
 

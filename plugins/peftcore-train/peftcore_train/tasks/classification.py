@@ -88,6 +88,10 @@ class SequenceClassification(Task):
         """Return the labels in the order of the head's outputs."""
         return {"labels": list(self.labels)}
 
+    def model_config(self) -> dict[str, Any]:
+        """Return the names of the labels, and that one of them is right."""
+        return {**super().model_config(), "problem_type": "single_label_classification"}
+
     def load_options(self) -> dict[str, Any]:
         """Return the number of labels."""
         return {"num_labels": len(self.labels)}

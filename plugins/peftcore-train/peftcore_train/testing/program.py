@@ -18,7 +18,8 @@ def refused(*arguments: str | Path, **options: Any) -> str:
     """Run the program, which must refuse its input, and return its one sentence."""
     done = run_in_process(*arguments, **options)
     assert done.exit_code == 2, f"{done.output}{done.exception!r}"
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.endswith(f"{line}\n"), done.stderr
     return line.removeprefix("error: ")
 
 
