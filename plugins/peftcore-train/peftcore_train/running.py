@@ -167,6 +167,8 @@ def _session(
     set_seed(job.recipe.seed)
     rows = prepared.features["train"]
     adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
+    if job.recipe.start is not None and state.find_state(folder) is None:
+        progress.say(building.start(job, task, adapter))
     if section.gradient_checkpointing:
         _checkpoint_activations(prepared.loaded.model)
     batches = TrainingBatches(lengths_of(rows), section, job.recipe.seed)
