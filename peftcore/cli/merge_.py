@@ -38,6 +38,8 @@ def command(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; name a new one.")
+    # torch takes seconds to import
+    click.echo(f"merging {adapter}", err=True)
     from peftcore.store.files import new_folder
 
     with new_folder(output) as part:
@@ -63,7 +65,6 @@ def _merged(
         loaded = _of_source(adapter, source, head, num_labels, allowed)
     elif given := "--head" if head else "--num-labels" if num_labels else "":
         raise ConfigError(f"{adapter} says itself what {given} would; leave it out.")
-    click.echo("merging", err=True)
     return merge_and_unload(loaded.model), loaded.tokenizer
 
 

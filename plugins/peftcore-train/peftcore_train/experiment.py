@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ def start(
     Returns:
         The run directory, and the results of each arm; one without a name if there are no arms.
     """
-    with progress.doing("importing torch"):
-        from peftcore_train.building import check_start
-        from peftcore_train.processes import join, on_main
-
     document = anchored(read_recipe(recipe, overrides))
+    _import(progress)
+    from peftcore_train.building import check_start
+    from peftcore_train.processes import join, on_main
+
     jobs = jobs_of(document)
     for job in jobs:
         check_start(job)
@@ -69,14 +70,21 @@ def resume(folder: Path, progress: Progress, overrides: Sequence[str] = ()) -> t
     document = recipes.read(folder / rundir.CONFIG)
     if overrides:
         document = going_on.changed(document, folder, overrides)
-    with progress.doing("importing torch"):
-        from peftcore_train.processes import is_main, join, on_main
+    _import(progress)
+    from peftcore_train.processes import is_main, join, on_main
+
     jobs = jobs_of(document)
     join(jobs[0].recipe.train)
     if overrides:
         with locked(folder) if is_main() else nullcontext():
             on_main(lambda: going_on.reopen(folder, document, [job.arm for job in jobs]))
     return folder, _run(jobs, folder, progress)
+
+
+def _import(progress: Progress) -> None:
+    """Import what trains, which takes seconds, and say so."""
+    with progress.doing("importing torch"):
+        import_module("peftcore_train.running")
 
 
 def failures(results: Results) -> dict[str, str]:

@@ -166,7 +166,8 @@ def _session(
         accelerator.init_trackers(job.recipe.name)
     set_seed(job.recipe.seed)
     rows = prepared.features["train"]
-    adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
+    with progress.doing("attaching"):
+        adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
     if job.recipe.start is not None and state.find_state(folder) is None:
         progress.say(building.start(job, task, adapter))
     if section.gradient_checkpointing:

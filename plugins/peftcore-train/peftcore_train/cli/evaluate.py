@@ -29,9 +29,10 @@ def evaluate(
     progress = Progress(quiet=quiet)
     progress.say(f"scoring {run}")
 
-    from peftcore_train.report import print_scores
-    from peftcore_train.rundir import finite
-    from peftcore_train.trained import open_trained, score
+    with progress.doing("importing torch"):
+        from peftcore_train.report import print_scores
+        from peftcore_train.rundir import finite
+        from peftcore_train.trained import open_trained, score
 
     scores = {
         trained.job.arm: finite(score(trained, split, data, progress))

@@ -51,8 +51,9 @@ def predict(
     progress = Progress(quiet=quiet)
     progress.say(f"predicting for {source}")
 
-    from peftcore_train.data import decoded, read_rows, rows_of_text
-    from peftcore_train.predicted import Asked, predict_rows
+    with progress.doing("importing torch"):
+        from peftcore_train.data import decoded, read_rows, rows_of_text
+        from peftcore_train.predicted import Asked, predict_rows
 
     if source == "-":
         rows = rows_of_text(decoded(sys.stdin.buffer.read(), "stdin"), "stdin", ".jsonl")
