@@ -51,6 +51,11 @@ def peftcore_register_commands() -> list[CommandSpec]:
             command="peftcore_train.cli.predict:predict",
         ),
         CommandSpec(
+            name="push",
+            summary="Put a run on the Hugging Face hub, with a card made from it.",
+            command="peftcore_train.cli.push:push",
+        ),
+        CommandSpec(
             name="check",
             summary="Check a recipe and its data without training.",
             command="peftcore_train.cli.check:check",
