@@ -1,9 +1,8 @@
 """The data of a recipe, read and checked, and what its model is, short of building it."""
 
-from peftcore import ConfigError, nearest
 from peftcore_train import building
 from peftcore_train.data import Row
-from peftcore_train.schema import SPLITS, Job, Split, TrainSection
+from peftcore_train.schema import SPLITS, Job, Split
 from peftcore_train.task import Task
 
 Rows = dict[Split, list[Row]]
@@ -16,7 +15,11 @@ def read_data(job: Job) -> tuple[Task, Rows]:
         DataError: a split is missing or damaged, or a row does not fit the task.
         ConfigError: the task has no such metric.
     """
-    _check_trackers(job.recipe.train)
+    if job.recipe.train.trackers:
+        # a second of imports, for what few recipes have
+        from peftcore_train import trackers
+
+        trackers.check(job.recipe.train.trackers)
     task = building.make_task(job)
     rows: Rows = {split: task.read(job.recipe.data, split) for split in SPLITS}
     task.learn(rows["train"])
@@ -43,19 +46,3 @@ def check_model(job: Job, task: Task) -> None:
     config = knows.configuration(section.source, head=task.head, **options)
     if config is not None:
         task.check_model(config)
-
-
-def _check_trackers(section: TrainSection) -> None:
-    """Raise ConfigError for a tracker that is unknown or not installed; accelerate skips those."""
-    if not section.trackers:
-        return
-    # a second of imports, for what few recipes have
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
-    ready = {str(name) for name in get_available_trackers()}
-    for name in section.trackers:
-        if name not in known:
-            raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
-        if name not in ready:
-            raise ConfigError(f"train.trackers: {name} is not installed: pip install {name}")

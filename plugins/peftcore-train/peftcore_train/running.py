@@ -14,7 +14,7 @@ from torch import nn
 
 import peftcore
 from peftcore import Adapter, CheckpointError, Loaded, Plan
-from peftcore_train import building, processes, rundir, state
+from peftcore_train import building, processes, rundir, state, trackers
 from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
@@ -89,6 +89,8 @@ def run(job: Job, folder: Path, stop: Stop, progress: Progress) -> dict[str, Any
     accelerator = outcome.accelerator
     if accelerator.is_main_process:
         rundir.write_json(folder / rundir.RESULTS, results)
+    tracked = {f"test/{name}": value for name, value in results["test"].items()}
+    accelerator.log(tracked, results["steps"])
     accelerator.end_training()
     _check_reloaded(results, accelerator)
     return results
@@ -121,8 +123,15 @@ def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
     progress.say(str(plan))
     if prepared.loaded.fresh:
         progress.say(f"not in the checkpoint, random: {', '.join(prepared.loaded.fresh)}")
-    loop = Loop(session, _restored(session))
-    loop.run()
+    position = _restored(session)
+    if job.recipe.train.trackers:
+        trackers.begin(accelerator, job.recipe.name, folder, description, position.step)
+    loop = Loop(session, position)
+    try:
+        loop.run()
+    except BaseException:
+        trackers.end(accelerator)
+        raise
     best = loop.position.best
     assert best is not None  # an epoch either has a score or raises
     accelerator.wait_for_everyone()
@@ -162,8 +171,6 @@ def _session(
     job, task = prepared.job, prepared.task
     section = job.recipe.train
     accelerator = make_accelerator(section, folder)
-    if section.trackers:
-        accelerator.init_trackers(job.recipe.name)
     set_seed(job.recipe.seed)
     rows = prepared.features["train"]
     with progress.doing("attaching"):
