@@ -63,9 +63,10 @@ def _merged(
     loaded = _of_training(adapter, source, allowed)
     if loaded is None:
         loaded = _of_source(adapter, source, head, num_labels, allowed)
-    elif given := "--head" if head else "--num-labels" if num_labels else "":
+        return merge_and_unload(loaded.model), loaded.tokenizer
+    if given := "--head" if head else "--num-labels" if num_labels else "":
         raise ConfigError(f"{adapter} says itself what {given} would; leave it out.")
-    return merge_and_unload(loaded.model), loaded.tokenizer
+    return loaded.model, loaded.tokenizer
 
 
 def _of_training(adapter: Path, source: str | None, allowed: bool) -> Loaded | None:

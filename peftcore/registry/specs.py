@@ -135,8 +135,8 @@ class CommandSpec(NamedTuple):
     merges: str = ""
     """Reference to what ``peftcore merge DIRECTORY`` asks about a directory that the command wrote:
     a function of the directory, of a source instead of its own or None, and of whether another base
-    is accepted. It returns :class:`peftcore.Loaded` with the adapter on its model and all that
-    ``save_pretrained`` is to write in place, or None where the directory is not its own."""
+    is accepted. It returns :class:`peftcore.Loaded` with the adapter folded into its model, ready
+    for ``save_pretrained``, or None where the directory is not its own."""
 
 
 Spec = FeatureSpec | MethodSpec | BackboneSpec | TaskSpec | SourceSpec | LayerSpec | CommandSpec

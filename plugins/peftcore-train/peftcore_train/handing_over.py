@@ -12,7 +12,6 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-import peftcore
 from peftcore import ConfigError
 from peftcore_train import recipes, rundir
 from peftcore_train.card import local_folders, model_card, public_recipe
@@ -102,7 +101,7 @@ def _write_adapter(trained: Trained, folder: Path, progress: Progress) -> None:
 
 def _write_merged(trained: Trained, folder: Path, progress: Progress) -> None:
     loaded = whole_model(trained, progress)
-    model: Any = peftcore.merge_and_unload(loaded.model)
+    model: Any = loaded.model
     model.save_pretrained(folder)
     if loaded.tokenizer is not None:
         loaded.tokenizer.save_pretrained(folder)

@@ -14,7 +14,7 @@ from peftcore_train.trained import Trained, one_trained, was_trained
 
 
 def mergeable(path: Path, source: str | None, allow_other_base: bool) -> Loaded | None:
-    """Return the model of a run with its adapter and tokenizer, ready to be merged and written.
+    """Return the merged model of a run with its tokenizer, ready to be written.
 
     Its configuration says what the task knows: the names of the labels, the kind of problem.
 
@@ -37,17 +37,21 @@ def mergeable(path: Path, source: str | None, allow_other_base: bool) -> Loaded 
 
 
 def whole_model(trained: Trained, progress: Progress, *, allow_other_base: bool = False) -> Loaded:
-    """Load the model of a trained adapter, put the adapter on it, and describe the task in it.
+    """Load the model of a trained adapter, fold the adapter into it, and describe the task in it.
 
     Raises:
         ConfigError: transformers has no class for such a model.
         CheckpointError: the adapter is damaged or belongs to another base.
+        MergeError: a method's change is none of weights.
     """
     job, task = trained.job, building.make_task(trained.job)
     check_class(trained, task)
     with progress.doing(f"loading {job.recipe.backbone.source}"):
         model, loaded = building.load_model(job, task)
         peftcore.load(model, trained.adapter, allow_other_base=allow_other_base)
+    with progress.doing("merging"):
+        peftcore.merge_and_unload(model)
+    task.fold(model)
     config: Any = loaded.model.config
     config.update(task.model_config())
     if hasattr(loaded.tokenizer, "model_max_length"):

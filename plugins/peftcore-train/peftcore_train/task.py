@@ -93,6 +93,13 @@ class Task:
             "label2id": {name: i for i, name in enumerate(names)},
         }
 
+    def fold(self, model: nn.Module) -> None:
+        """Change a merged model so that its outputs are answers, where the task computes on them.
+
+        Args:
+            model: the plain model, without the adapter.
+        """
+
     def build(self, loaded: Loaded) -> nn.Module:
         """Return the model to tune; by default the loaded backbone with its head."""
         return loaded.model

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -66,6 +67,38 @@ def test_a_run_is_merged_with_nothing_said_twice(trained, peftcore, bert, tmp_pa
     moved = peftcore("merge", trained / "adapter", tmp_path / "one", "--source", bert)
     assert moved.exit_code == 0, moved.output
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_merged_language_model_writes_what_predict_does(peftcore, llama, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    row = {"prompt": "the film was", "completion": "great and lovely"}
+    for split in ("train", "validation", "test"):
+        (data / f"{split}.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
+    recipe = {
+        "name": "writer",
+        "backbone": {"source": str(llama)},
+        "methods": [{"method": "lora", "targets": ["all-linear"]}],
+        "task": {"type": "causal-lm", "max_new_tokens": 4},
+        "data": {"source": str(data)},
+        "train": {"epochs": 3, "batch_size": 2, "learning_rate": 0.01, "device": "cpu"},
+        "output": str(tmp_path / "runs"),
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    assert peftcore("train", tmp_path / "r.yaml", "-q").exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    line = json.dumps({"id": 7, "prompt": "the film was"})
+    done = peftcore("predict", run, "--input", "-", input=line)
+    assert done.exit_code == 0, done.output
+    (found,) = lines(done.stdout)
+    assert found["id"] == 7 and found["completion"]
+    short = peftcore("predict", run, "--input", "-", "--set", "task.max_new_tokens=1", input=line)
+    assert lines(short.stdout)[0]["completion"] == found["completion"].split()[0]
+
+    assert peftcore("merge", run, tmp_path / "merged").exit_code == 0
+    write = pipeline("text-generation", str(tmp_path / "merged"))
+    (answer,) = write("the film was", max_new_tokens=4, do_sample=False, return_full_text=False)
+    assert answer["generated_text"].strip() == found["completion"]
 
 
 def test_a_tokenizer_learns_to_split_letters_itself(tmp_path):
