@@ -73,7 +73,9 @@ def _about(trained: Trained, rows: Sequence[Row], asked: Asked) -> dict[str, Any
     """Return what tells one output from another: the adapter, the settings and the rows."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(dict(row.values), default=repr).encode())
+        # an image or a sound is known by where its row stands
+        values = {**row.values, "": row.where}
+        digest.update(json.dumps(values, default=lambda value: type(value).__name__).encode())
     adapter = hashlib.sha256((trained.adapter / "adapter.json").read_bytes()).hexdigest()
     settings = asdict(asked) | {"overrides": list(asked.overrides)}
     return {"adapter": adapter, "rows": digest.hexdigest(), **settings}
@@ -89,10 +91,9 @@ def _predict(
     predictor = Predictor(trained, progress, embeddings=asked.embeddings)
     predictor.check(rows)
     left = rows[done:]
+    coming = iter(left)
     for found in predictor.predictions(left):
-        pairs = zip(left, found, strict=False)
-        records = [_record(row, answer, asked, names, trained) for row, answer in pairs]
-        left = left[len(found) :]
+        records = [_record(next(coming), answer, asked, names, trained) for answer in found]
         if file is None:
             sys.stdout.writelines(map(as_line, records))
             sys.stdout.flush()
