@@ -134,7 +134,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
         if nested is None:
             break
         model = nested
-    return list(model.model_fields)
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _dotted(where: str, loc: tuple[str | int, ...]) -> str:

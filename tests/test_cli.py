@@ -433,9 +433,11 @@ def test_inspect_what_is_no_whole_adapter(adapter: Path, tmp_path: Path) -> None
 
 def test_merge_writes_a_model_in_the_base_s_own_format(adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
-    done = run("merge", adapter / "adapter", "--source", adapter / "base", "--output", out)
+    done = run("merge", adapter / "adapter", out, "--source", adapter / "base")
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"merged model written to {out}\n"
+    assert done.stdout == f"merged BertModel written to {out}\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["merged"]
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1
     merged = backbone_named("bert").load(str(out)).model.state_dict()
     expected = torch.load(adapter / "merged.pt", weights_only=True)
     changed = backbone_named("bert").load(str(adapter / "base")).model.state_dict()
@@ -456,16 +458,17 @@ def test_merge_refuses_before_it_writes(adapter: Path, tmp_path: Path) -> None:
         (adapter / "adapter", "./nowhere", tmp_path / "x", 2, "nowhere"),
         (adapter / "base", adapter / "base", tmp_path / "x", 1, "does not exist"),
         (adapter / "adapter", other, tmp_path / "x", 1, "trained on another base"),
+        (adapter / "adapter", None, tmp_path / "x", 2, "name them with --source"),
     ]
+    before = sorted(tmp_path.iterdir())
     for saved, source, out, code, message in cases:
-        done = run("merge", saved, "--source", source, "--output", out)
+        done = run("merge", saved, out, *(["--source", source] if source else []))
         assert done.exit_code == code, done.output
         assert message in done.stderr
-        assert not (tmp_path / "x").exists()
+        assert sorted(tmp_path.iterdir()) == before
     allowed = run(
-        "merge", adapter / "adapter", "--source", other, "--output", tmp_path / "x",
-        "--allow-other-base",
-    )  # fmt: skip
+        "merge", adapter / "adapter", tmp_path / "x", "--source", other, "--allow-other-base"
+    )
     assert allowed.exit_code == 0
 
 

@@ -117,7 +117,8 @@ def fields(model: type[BaseModel]) -> str:
     """Return the fields of a pydantic model: type with bounds, default, meaning."""
     schema = model.model_json_schema()
     rows = []
-    for name, info in model.model_fields.items():
+    for field, info in model.model_fields.items():
+        name = info.alias or field
         default = "required" if info.is_required() else _default(info.get_default())
         kind = _type(schema["properties"][name])
         rows.append((f"`{name}`", kind, default, info.description))

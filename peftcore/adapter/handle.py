@@ -15,6 +15,7 @@ from peftcore.adapter import saving
 from peftcore.adapter.attach import apply, check_free, remove
 from peftcore.adapter.merge import merge, merge_for_good, unmerge
 from peftcore.adapter.plan import make_plan
+from peftcore.adapter.starting import start_from
 from peftcore.adapter.state import STATE, Attached, ModelState, state_of
 from peftcore.adapter.switch import adapters_named, base_only, check_outside
 from peftcore.errors import AttachError
@@ -47,6 +48,21 @@ class Adapter(Attached):
     def save(self, path: str | Path) -> None:
         """Write the adapter to a directory, atomically; see :func:`peftcore.save`."""
         saving.save(self, path)
+
+    def start_from(self, path: str | Path, *, heads: bool = True) -> tuple[str, ...]:
+        """Take the values of a stored adapter; see :func:`peftcore.adapter.starting.start_from`.
+
+        Args:
+            path: a stored adapter of the same methods on the same network.
+            heads: take the values of ``modules_to_save`` too, where their shapes are the same.
+
+        Returns:
+            The tensors of ``modules_to_save`` that keep their values.
+
+        Raises:
+            CheckpointError: it is of other methods or another base. Nothing has been changed.
+        """
+        return start_from(self, path, heads=heads)
 
     def __repr__(self) -> str:
         methods = ", ".join(m.label for m in self.methods)

@@ -66,7 +66,7 @@ def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
     Raises:
         CheckpointError: one is on the meta device.
     """
-    found = _tensors(adapter.plan)
+    found = piece_tensors(adapter.plan)
     assert not set(found) & {s.name for s in adapter.swaps}, "a piece's tensor and the base's"
     found |= {swap.name: swap.own for swap in adapter.swaps}
     state = state_of(adapter.carrier())
@@ -77,7 +77,7 @@ def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 
-def _tensors(plan: Plan) -> dict[str, Tensor]:
+def piece_tensors(plan: Plan) -> dict[str, Tensor]:
     """Return the tensors of all pieces by name; what several share stands once, at the first."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -116,7 +116,7 @@ def _describe(
         backbone=BackboneRecord(
             name=plan.backbone.name,
             model=type(model).__name__,
-            fingerprint=fingerprint(_base_tensors(model, plan)),
+            fingerprint=fingerprint(base_tensors(model, plan)),
         ),
         trainable=plan.trainable,
         digests={name: digest(tensor) for name, tensor in tensors.items()},
@@ -124,7 +124,7 @@ def _describe(
     )
 
 
-def _base_tensors(model: nn.Module, plan: Plan) -> Values:
+def base_tensors(model: nn.Module, plan: Plan) -> Values:
     """Return the base's parameters and statistics by name, without what the adapter brings."""
     brought = {s.info.name for s in plan.selected}
     parked = _parked(model)
@@ -168,7 +168,7 @@ def load_as(
     """Put a saved adapter on a model as an object of a kind; see :func:`peftcore.load`."""
     description, tensors = read(path)
     check_free(model, name, "load")
-    _check_versions(description, path, allow_other_version)
+    check_versions(description, path, allow_other_version)
     choices = [{"method": m.method, **m.config} for m in description.methods]
     try:
         # the random start of the pieces is overwritten below
@@ -185,7 +185,7 @@ def load_as(
     _check_fit(plan, tensors, path)
     adapter = apply(model, kind(name, model, plan))
     try:
-        _fill(adapter, tensors)
+        fill(adapter, tensors)
     except BaseException:
         remove(model, state_of(model), adapter)
         raise
@@ -205,7 +205,8 @@ def _generators_kept(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _check_versions(description: Description, path: str | Path, allowed: bool) -> None:
+def check_versions(description: Description, path: str | Path, allowed: bool) -> None:
+    """Raise CheckpointError where another version or distribution of a method is installed."""
     if description.hooks != GROUP:
         raise CheckpointError(
             f"{path} was written with the hooks {description.hooks}, this peftcore has {GROUP}."
@@ -240,7 +241,7 @@ def _check_base(
 ) -> None:
     if allowed:
         return
-    tensors = _base_tensors(model, plan)
+    tensors = base_tensors(model, plan)
     other = difference(description.backbone.fingerprint, fingerprint(tensors), tensors)
     if other:
         raise CheckpointError(
@@ -250,7 +251,7 @@ def _check_base(
 
 
 def _check_fit(plan: Plan, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in _tensors(plan).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in piece_tensors(plan).items()}
     expected |= {s.name: tuple(s.info.parameter.shape) for s in plan.selected}
     statistics = Statistics(plan.survey.modules).base
     expected |= {n: tuple(b.shape) for n, (_, _, b) in statistics.items() if n in tensors}
@@ -268,7 +269,8 @@ def _check_fit(plan: Plan, tensors: Mapping[str, Tensor], path: str | Path) -> N
 
 
 @torch.no_grad()
-def _fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
+def fill(adapter: Attached, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, named as in a checkpoint, into an adapter; all of them have been checked."""
     by_prefix: dict[str, dict[str, Tensor]] = {item.name: {} for item in adapter.placed}
     of_base = {swap.name for swap in adapter.swaps}
     for name, tensor in tensors.items():

@@ -29,7 +29,7 @@ _COMMANDS = {
 #: Commands that tell of a plugin which cannot be used, where others refuse to run.
 _TELLING = ("doctor", "list")
 #: Commands that come with distributions of this project, for the sentence that says so.
-_ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "check"), "peftcore-train")
+_ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "push", "check"), "peftcore-train")
 
 
 class LazyGroup(click.Group):

@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
 #: Fields of specs that hold a reference.
 REFERENCE_FIELDS = (
     "found", "config", "method", "backbone", "task", "model", "resolve", "layer", "command",
-    "plans",
+    "plans", "merges",
 )  # fmt: skip
 
 

@@ -132,6 +132,11 @@ class CommandSpec(NamedTuple):
     plans: str = ""
     """Reference to what ``peftcore plan FILE`` asks about such a file: a function of the file and
     of settings ``KEY=VALUE`` that returns the :class:`peftcore.Plan` of each arm by its name."""
+    merges: str = ""
+    """Reference to what ``peftcore merge DIRECTORY`` asks about a directory that the command wrote:
+    a function of the directory, of a source instead of its own or None, and of whether another base
+    is accepted. It returns :class:`peftcore.Loaded` with the adapter folded into its model, ready
+    for ``save_pretrained``, or None where the directory is not its own."""
 
 
 Spec = FeatureSpec | MethodSpec | BackboneSpec | TaskSpec | SourceSpec | LayerSpec | CommandSpec

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from peftcore.errors import CheckpointError
 
@@ -45,8 +49,45 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
             left.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes its place at the end, whole or not at all.
+
+    Args:
+        path: its place: nothing is there, or an empty folder.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        part.mkdir(parents=True)
+        mode = _mode_of_files(part)
+        yield part
+        for file in (p for p in part.rglob("*") if p.is_file()):
+            file.chmod(mode)  # safetensors keeps what it writes to its owner
+            _sync(file)
+        part.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _mode_of_files(folder: Path) -> int:
+    """Return the mode that the umask gives to files."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return mode
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -147,6 +147,19 @@ def difference(saved: Fingerprint, here: Fingerprint, tensors: Mapping[str, Tens
     return ""
 
 
+def changed_tensors(saved: Fingerprint, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the tensors that two bases share by name and whose values differ.
+
+    Args:
+        saved: of the base that an adapter was trained on.
+        tensors: those of the base at hand, which may have another head.
+    """
+    return [
+        name for name, sums in saved.sums.items()
+        if name in tensors and not _agree(sums, tensors[name], exact=False)
+    ]  # fmt: skip
+
+
 def _agree(sums: Sequence[float], tensor: Tensor, *, exact: bool) -> bool:
     return all(_close(s, block, exact=exact) for s, block in zip(sums, look(tensor).blocks()))  # noqa: B905
 

@@ -93,9 +93,14 @@ def test_symmetries_are_trained_with_macro_and_class_metrics(tmp_path, esm, symm
     assert found["reloaded_equal"] is True
     assert {"aupr", "mcc", "specificity", "class_f1.17", "class_aupr.0"} <= set(found["test"])
     (run,) = (tmp_path / "runs").iterdir()
-    done = run_in_process("predict", run, "--input", "-", input='{"sequence": "EVQLVESG"}\n')
+    line = '{"sequence": "EVQLVESG"}\n'
+    done = run_in_process("predict", run, "--input", "-", "--probabilities", input=line)
     assert done.exit_code == 0, done.output
     assert set(json.loads(done.stdout)["probabilities"]) == set(class_names())
+    merged = run_in_process("merge", run, tmp_path / "merged")
+    assert merged.exit_code == 2
+    assert "the task protein-symmetry puts its own SymmetryModel around the ne" in merged.stderr
+    assert not (tmp_path / "merged").exists()
 
 
 def test_padding_is_masked_by_its_id_in_both_modes(loaded):

@@ -76,6 +76,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             command="peftcore_train.cli.train:train",
             reads=(".yaml", ".yml"),
             plans="peftcore_train.planning:plans_of",
+            merges="peftcore_train.merging:mergeable",
         ),
         CommandSpec(
             name="evaluate",
@@ -86,6 +87,11 @@ def peftcore_register_commands() -> list[CommandSpec]:
             name="predict",
             summary="Predict for rows of a file with a trained adapter.",
             command="peftcore_train.cli.predict:predict",
+        ),
+        CommandSpec(
+            name="push",
+            summary="Put a run on the Hugging Face hub, with a card made from it.",
+            command="peftcore_train.cli.push:push",
         ),
         CommandSpec(
             name="check",

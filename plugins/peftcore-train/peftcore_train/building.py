@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -155,6 +156,41 @@ def attach(
         examples=Examples(SingleRows(task, rows, job.recipe.seed), task.loss),
         tokenizer=loaded.tokenizer,
     )
+
+
+def check_start(job: Job) -> None:
+    """Check that the adapter that a recipe starts from is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if job.recipe.start is not None:
+        _start(job.recipe.start)
+
+
+def _start(named: str) -> Path:
+    """Return the directory of an adapter, of a run or its own."""
+    for place in (Path(named), Path(named) / "adapter"):
+        if (place / "adapter.json").is_file():
+            return place
+    raise ConfigError(f"from: {named} is neither an adapter nor a run directory with one.")
+
+
+def start(job: Job, task: Task, adapter: Adapter) -> str:
+    """Give an adapter the values of the one that its recipe starts from; say so in a line.
+
+    Raises:
+        CheckpointError: that one is of other methods or another base.
+    """
+    assert job.recipe.start is not None
+    place = _start(job.recipe.start)
+    before = peftcore.inspect(place).get("extra", {}).get("recipe", {}).get("task", {})
+    learned = {"type": job.task_type, **task.learned()}
+    same = all(before.get(name) == value for name, value in learned.items())
+    kept = adapter.start_from(place, heads=same)
+    names = ", ".join(name.replace(f".{SAVED}", "") for name in kept)
+    own = f"; {names} begin anew" if kept else ""
+    return f"starting from {place}{own}"
 
 
 def head_parameters(adapter: Adapter) -> list[nn.Parameter]:

@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from peftcore_train.metrics import computed
 from peftcore_train.task import Batch, Task
 
 
@@ -42,6 +41,9 @@ def evaluate(
                 scores = accelerator.gather_for_metrics(scores)
             metrics.update(**{name: value.cpu() for name, value in scores.items()})
             between()
+    # seconds of imports, which the first training step need not wait for
+    from peftcore_train.metrics import computed
+
     found = computed(metrics)
     # torchmetrics sorts by name
     return {name: found[name] for name in task.metric_names if name in found} | found

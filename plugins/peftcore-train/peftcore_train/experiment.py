@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from peftcore import CheckpointError, ConfigError, DataError, PeftcoreError
-from peftcore_train import recipes, rundir
+from peftcore_train import going_on, recipes, rundir
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress
 from peftcore_train.rundir import locked
@@ -29,10 +30,14 @@ def start(
     Returns:
         The run directory, and the results of each arm; one without a name if there are no arms.
     """
+    document = anchored(read_recipe(recipe, overrides))
+    _import(progress)
+    from peftcore_train.building import check_start
     from peftcore_train.processes import join, on_main
 
-    document = anchored(read_recipe(recipe, overrides))
     jobs = jobs_of(document)
+    for job in jobs:
+        check_start(job)
     first = jobs[0].recipe
     join(first.train)
 
@@ -50,14 +55,36 @@ def start(
         raise
 
 
-def resume(folder: Path, progress: Progress) -> tuple[Path, Results]:
+def resume(folder: Path, progress: Progress, overrides: Sequence[str] = ()) -> tuple[Path, Results]:
     """Go on with a run that was stopped; what is finished is only read.
 
+    Args:
+        folder: the run directory.
+        progress: where to say how it goes.
+        overrides: ``train.epochs=5`` and the like, by which a finished run goes on, too.
+
     Raises:
-        ConfigError: the folder is no run directory.
+        ConfigError: the folder is no run directory, or a change does not fit.
     """
     rundir.check_run(folder)
-    return folder, _run(jobs_of(recipes.read(folder / rundir.CONFIG)), folder, progress)
+    document = recipes.read(folder / rundir.CONFIG)
+    if overrides:
+        document = going_on.changed(document, folder, overrides)
+    _import(progress)
+    from peftcore_train.processes import is_main, join, on_main
+
+    jobs = jobs_of(document)
+    join(jobs[0].recipe.train)
+    if overrides:
+        with locked(folder) if is_main() else nullcontext():
+            on_main(lambda: going_on.reopen(folder, document, [job.arm for job in jobs]))
+    return folder, _run(jobs, folder, progress)
+
+
+def _import(progress: Progress) -> None:
+    """Import what trains, which takes seconds, and say so."""
+    with progress.doing("importing torch"):
+        import_module("peftcore_train.running")
 
 
 def failures(results: Results) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -16,7 +16,8 @@ import peftcore
 from peftcore import Adapter, CheckpointError
 from peftcore_train.batches import TrainingBatches
 from peftcore_train.errors import Interrupted, TrainingError
-from peftcore_train.progress import Progress, shown
+from peftcore_train.losses import Losses
+from peftcore_train.progress import Progress, remaining, shown
 from peftcore_train.rundir import ADAPTER, METRICS, Lines, unwritable, whole_run
 from peftcore_train.schedules import schedule
 from peftcore_train.schema import TrainSection
@@ -93,6 +94,10 @@ class Loop:
         self.total = total_steps(self.section, len(session.batches), self.accelerator)
         self.rate = schedule(self.section, self.total)
         self.started = time.monotonic() - position.seconds
+        self.began = self.saved = time.monotonic()
+        self.first_step = position.step
+        self.losses = Losses()
+        self.loss = math.nan
         self.checked = False
 
     def run(self) -> None:
@@ -137,9 +142,16 @@ class Loop:
         self._train_mode()
         if not self._steps_done() and self.position.batch < len(batches):
             for batch in self.session.loader:
-                self._batch(batch)
+                try:
+                    self._batch(batch)
+                except (TrainingError, Interrupted):
+                    raise
+                except Exception:
+                    self._settle()  # what a loss that is not finite leads to is not its cause
+                    raise
                 if self._steps_done():
                     break
+        self._settle()
         if self._steps_done() or self.position.epoch + 1 == self.section.epochs:
             # an early stop is known only by the score, which comes too late for it
             self.adapter.after_run()
@@ -161,24 +173,32 @@ class Loop:
             with self.accelerator.autocast():
                 loss = self.session.task.loss(self.session.model, batch)
             whole = loss + self.adapter.extra_loss()
-            self._finite(whole)
-            value = float(loss.detach())
+            self.losses.add(self.position.step + 1, loss, whole)
             if not self.checked:
+                self._settle()
                 self.adapter.check_alive(loss)
                 self.checked = True
             self.accelerator.backward(whole)
             self.position.batch += 1
-            self.position.loss_sum += value
             if self.accelerator.sync_gradients:
-                self._step(value)
+                self._step()
+        if self.losses.full:
+            self._settle()
         # between the batches of one step there is nothing that a state could hold
         if self.accelerator.sync_gradients:
             every = self.section.save_steps
             if every is not None and self.position.step % every == 0:
                 self.save()
+            elif self._save_is_due():
+                # each process has a clock of its own, so that none waits for the others
+                self.save(wait=False)
             self._check_stop()
 
-    def _step(self, loss: float) -> None:
+    def _save_is_due(self) -> bool:
+        minutes = self.section.save_minutes
+        return minutes is not None and time.monotonic() - self.saved >= 60 * minutes
+
+    def _step(self) -> None:
         part = self.rate(self.position.step)
         for group in self.session.optimizer.param_groups:
             group["lr"] = group["peak"] * part
@@ -189,27 +209,36 @@ class Loop:
         if not self.accelerator.optimizer_step_was_skipped:  # for gradients that are not finite
             self.adapter.after_step(self.position.step, self.total)
         self.session.optimizer.zero_grad()
-        self.progress.step(loss)
+        self.progress.step(self.loss)
         if self.position.step % self.section.log_steps == 0:
-            self._log(loss, part * self.section.learning_rate)
+            self._settle()
+            self._log(self.loss, part * self.section.learning_rate)
 
-    def _finite(self, loss: Tensor) -> None:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            best = self.position.best
-            kept = f" The adapter of epoch {best.epoch} is kept." if best else ""
-            raise TrainingError(
-                f"the loss is {value} at step {self.position.step + 1} of epoch"
-                f" {self.position.epoch + 1}: lower train.learning_rate, or train in another"
-                f" precision.{kept}"
-            )
+    def _settle(self) -> None:
+        """Read the losses that are still on the device; one that is not finite ends the run.
+
+        Raises:
+            TrainingError: one is not finite; nothing that came of it has been saved.
+        """
+        for step, loss, whole in self.losses.read():
+            if not math.isfinite(whole):
+                best = self.position.best
+                kept = f" The adapter of epoch {best.epoch} is kept." if best else ""
+                raise TrainingError(
+                    f"the loss is {whole} at step {step} of epoch {self.position.epoch + 1}: lower"
+                    f" train.learning_rate, or train in another precision.{kept}"
+                )
+            self.loss = loss
+            self.position.loss_sum += loss
 
     def _log(self, loss: float, rate: float) -> None:
         record = {"step": self.position.step, "epoch": self.position.epoch + 1, "loss": loss}
         self.metrics.add({**record, "learning_rate": rate})
         self.accelerator.log({"train/loss": loss, "learning_rate": rate}, self.position.step)
+        done, whole = self.position.step - self.first_step, self.total - self.first_step
+        left = remaining(time.monotonic() - self.began, done, whole)
         self.progress.line(
-            f"step {self.position.step}/{self.total}: loss {loss:.4f}, lr {rate:.3g}"
+            f"step {self.position.step}/{self.total}: loss {loss:.4f}, lr {rate:.3g}, {left} left"
         )
 
     def _keep(self, scores: dict[str, float]) -> None:
@@ -252,8 +281,17 @@ class Loop:
     def _better(self, value: float, before: float) -> bool:
         return value > before if self.greater else value < before
 
-    def save(self) -> None:
-        """Write the state, from which the run can go on."""
+    def save(self, *, wait: bool = True) -> None:
+        """Write the state, from which the run can go on.
+
+        Args:
+            wait: let the other processes wait until it is written.
+
+        Raises:
+            TrainingError: the loss has become other than finite; nothing is written.
+        """
+        self._settle()
+        self.saved = time.monotonic()
         self.position.seconds = time.monotonic() - self.started
         self.position.metrics_size = self.metrics.size
         if self.accelerator.is_main_process:
@@ -264,8 +302,11 @@ class Loop:
                 self.adapter,
                 self.session.optimizer,
                 self.accelerator,
+                keep=self.section.save_total_limit,
+                extra={"recipe": self.session.description},
             )
-        self.accelerator.wait_for_everyone()
+        if wait:
+            self.accelerator.wait_for_everyone()
 
     def _check_stop(self) -> None:
         if self.session.stop.asked:

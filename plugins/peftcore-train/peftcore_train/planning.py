@@ -85,6 +85,7 @@ def rehearse(jobs: Sequence[Job]) -> dict[str, tuple[Plan, Mapping[str, Any]]]:
     known: dict[str, Rehearsed] = {}
     for job in jobs:
         recipe = job.recipe
+        building.check_start(job)
         key = repr((recipe.backbone, recipe.data, job.task, recipe.train.trackers))
         if key not in known:
             known = {key: _rehearsed(job)}  # one model at a time

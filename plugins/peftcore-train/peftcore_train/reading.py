@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from peftcore import ConfigError, DataError, Loaded, nearest
+from peftcore import ConfigError, DataError, Loaded
 from peftcore_train import building
 from peftcore_train.data import Columns, Row, read_split
 from peftcore_train.profile import Finding, Profile
 from peftcore_train.profile.findings import of_error, shown
 from peftcore_train.profile.lengths import Measure
 from peftcore_train.profile.profile import profiled
-from peftcore_train.schema import SPLITS, Job, Split, TrainSection
+from peftcore_train.schema import SPLITS, Job, Split
 from peftcore_train.task import Features, Task
 from peftcore_train.text import most_tokens
 
@@ -52,7 +52,11 @@ def examine(job: Job) -> Examined:
     Raises:
         ConfigError: the task has no such metric, or no such labels can be.
     """
-    _check_trackers(job.recipe.train)
+    if job.recipe.train.trackers:
+        # a second of imports, for what few recipes have
+        from peftcore_train import trackers
+
+        trackers.check(job.recipe.train.trackers)
     task = building.make_task(job)
     found: list[Finding] = []
     rows = {split: _read(task, job, split, found) for split in SPLITS}
@@ -218,19 +222,3 @@ def check_model(job: Job, task: Task) -> None:
     config = knows.configuration(section.source, head=task.head, **options)
     if config is not None:
         task.check_model(config)
-
-
-def _check_trackers(section: TrainSection) -> None:
-    """Raise ConfigError for a tracker that is unknown or not installed; accelerate skips those."""
-    if not section.trackers:
-        return
-    # a second of imports, for what few recipes have
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
-    ready = {str(name) for name in get_available_trackers()}
-    for name in section.trackers:
-        if name not in known:
-            raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
-        if name not in ready:
-            raise ConfigError(f"train.trackers: {name} is not installed: pip install {name}")

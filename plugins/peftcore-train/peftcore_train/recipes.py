@@ -27,6 +27,7 @@ from peftcore import (
     resolve,
 )
 from peftcore_train import _yaml
+from peftcore_train._short_forms import spelled
 from peftcore_train._yaml import Loc as Loc, Origin as Origin
 from peftcore_train.paths import PathText
 
@@ -186,7 +187,15 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         raise ConfigError(
             f"{path}:1: a recipe is a mapping of sections, not {type(data).__name__}."
         )
-    document = _normal(Document(str(path), data, origins))
+    return changed(_normal(Document(str(path), data, origins)), overrides)
+
+
+def changed(document: Document, overrides: Sequence[str]) -> Document:
+    """Return the document with overrides applied, such as ``methods[0].rank=16``.
+
+    Raises:
+        ConfigError: an override does not fit.
+    """
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:
@@ -369,31 +378,4 @@ def _parse_key(key: str, origin: Origin) -> Loc:
 
 
 def _normal(document: Document) -> Document:
-    """Spell out the short forms: a method's name alone, and an arm that is a list."""
-    data, origins = dict(document.data), document.origins
-    if isinstance(data.get("methods"), list):
-        data["methods"] = _spelled(data["methods"])
-    if isinstance(data.get("compare"), dict):
-        data["compare"], origins = _spelled_arms(data["compare"], origins)
-    return Document(document.file, data, origins)
-
-
-def _spelled(methods: list[Any]) -> list[Any]:
-    return [{"method": m} if isinstance(m, str) else m for m in methods]
-
-
-def _spelled_arms(
-    compare: dict[str, Any], origins: dict[Loc, Origin]
-) -> tuple[dict[str, Any], dict[Loc, Origin]]:
-    out: dict[str, Any] = {}
-    short = {("compare", name) for name, value in compare.items() if isinstance(value, list)}
-    moved = {
-        (*loc[:2], "methods", *loc[2:]) if loc[:2] in short and len(loc) > 2 else loc: origin
-        for loc, origin in origins.items()
-    }
-    for name, value in compare.items():
-        arm = {"methods": value} if isinstance(value, list) else value
-        if isinstance(arm, dict) and isinstance(arm.get("methods"), list):
-            arm = {**arm, "methods": _spelled(arm["methods"])}
-        out[name] = arm
-    return out, moved
+    return Document(document.file, *spelled(document.data, document.origins))

@@ -3,6 +3,7 @@
 import gc
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import nn
 
 import peftcore
 from peftcore import Adapter, CheckpointError, Loaded, Plan
-from peftcore_train import building, processes, rundir, state
+from peftcore_train import building, processes, rundir, state, trackers
 from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
+from peftcore_train.data import Row
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
@@ -40,14 +42,26 @@ class Prepared:
     profile: Profile
 
 
-def prepare(job: Job) -> Prepared:
-    """Read the data, load the model and encode every row: all that can fail before training."""
-    examined = examine(job)
+def prepare(job: Job, progress: Progress | None = None) -> Prepared:
+    """Read the data, load the model and encode every row: all that can fail before training.
+
+    Args:
+        job: the recipe.
+        progress: where to say how it goes; nothing is said if not given.
+    """
+    progress = progress or Progress(quiet=True)
+    with progress.doing(f"reading {job.recipe.data.source}"):
+        examined = examine(job)
     examined.profile.raise_any()
     task, profile = examined.task, examined.profile
     set_seed(job.recipe.seed)
-    model, loaded = building.load_model(job, task)
-    features = encoded(examined, loaded, job)
+    with progress.doing(f"loading {job.recipe.backbone.source}"):
+        model, loaded = building.load_model(job, task)
+
+    def over(split: Split, rows: Sequence[Row]) -> Iterable[Row]:
+        return progress.counted(rows, f"encoding {split}", len(rows))
+
+    features = encoded(examined, loaded, job, over)
     profile.raise_any()
     return Prepared(job, task, model, loaded, features, profile)
 
@@ -84,6 +98,8 @@ def run(job: Job, folder: Path, stop: Stop, progress: Progress) -> dict[str, Any
     accelerator = outcome.accelerator
     if accelerator.is_main_process:
         rundir.write_json(folder / rundir.RESULTS, results)
+    tracked = {f"test/{name}": value for name, value in results["test"].items()}
+    accelerator.log(tracked, results["steps"])
     accelerator.end_training()
     _check_reloaded(results, accelerator)
     return results
@@ -104,7 +120,7 @@ class Outcome:
 
 
 def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
-    prepared = prepare(job)
+    prepared = prepare(job, progress)
     description = job.resolved(**prepared.task.learned())
     session = _session(prepared, folder, description, stop, progress)
     accelerator = session.accelerator
@@ -119,8 +135,15 @@ def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
     progress.say(str(plan))
     if prepared.loaded.fresh:
         progress.say(f"not in the checkpoint, random: {', '.join(prepared.loaded.fresh)}")
-    loop = Loop(session, _restored(session))
-    loop.run()
+    position = _restored(session)
+    if job.recipe.train.trackers:
+        trackers.begin(accelerator, job.recipe.name, folder, description, position.step)
+    loop = Loop(session, position)
+    try:
+        loop.run()
+    except BaseException:
+        trackers.end(accelerator)
+        raise
     best = loop.position.best
     assert best is not None  # an epoch either has a score or raises
     accelerator.wait_for_everyone()
@@ -160,11 +183,12 @@ def _session(
     job, task = prepared.job, prepared.task
     section = job.recipe.train
     accelerator = make_accelerator(section, folder)
-    if section.trackers:
-        accelerator.init_trackers(job.recipe.name)
     set_seed(job.recipe.seed)
     rows = prepared.features["train"]
-    adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
+    with progress.doing("attaching"):
+        adapter = building.attach(job, task, prepared.model, prepared.loaded, rows)
+    if job.recipe.start is not None and state.find_state(folder) is None:
+        progress.say(building.start(job, task, adapter))
     if section.gradient_checkpointing:
         _checkpoint_activations(prepared.loaded.model)
     batches = TrainingBatches(lengths_of(rows), section, job.recipe.seed)
@@ -182,7 +206,13 @@ def _session(
         optimizer=optimizer,
         loader=training,
         batches=batches,
-        score=lambda between: evaluate(task, model, scoring, accelerator, between),
+        score=lambda between: evaluate(
+            task,
+            model,
+            progress.counted(scoring, "validation", len(scoring), unit="batches", ends=False),
+            accelerator,
+            between,
+        ),
         accelerator=accelerator,
         folder=folder,
         description=description,
@@ -203,10 +233,11 @@ def _checkpoint_activations(model: nn.Module) -> None:
 def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dict[str, Any]:
     """Score the best adapter, read back from disk into a fresh backbone."""
     best, accelerator = outcome.best, outcome.accelerator
-    model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
-    scorer = Scorer(outcome.task, model, accelerator, job.recipe.train)
-    again = scorer.score(outcome.features["validation"])
-    test = scorer.score(outcome.features["test"])
+    with progress.doing(f"loading {job.recipe.backbone.source} anew"):
+        model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
+    scorer = Scorer(outcome.task, model, accelerator, job.recipe.train, progress)
+    again = scorer.score(outcome.features["validation"], "validation")
+    test = scorer.score(outcome.features["test"], "test")
     equal = rundir.finite(again) == rundir.finite(best.scores)
     progress.say(
         f"adapter of epoch {best.epoch} read back from disk into a fresh {loaded.source}:"
@@ -250,17 +281,24 @@ class Scorer:
     """Scores encoded rows with one model, as validation does."""
 
     def __init__(
-        self, task: Task, model: nn.Module, accelerator: Accelerator, section: TrainSection
+        self,
+        task: Task,
+        model: nn.Module,
+        accelerator: Accelerator,
+        section: TrainSection,
+        progress: Progress,
     ):
         self.task = task
+        self.progress = progress
         self.accelerator = accelerator
         self.section = section
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
 
-    def score(self, features: list[Features]) -> dict[str, float]:
-        """Return the metrics of some rows."""
+    def score(self, features: list[Features], split: str) -> dict[str, float]:
+        """Return the metrics of the rows of a split."""
         batches = self.accelerator.prepare(scoring_loader(self.task, features, self.section))
-        return evaluate(self.task, self.model, batches, self.accelerator)
+        coming = self.progress.counted(batches, f"scoring {split}", len(batches), unit="batches")
+        return evaluate(self.task, self.model, coming, self.accelerator)
 
 
 def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:

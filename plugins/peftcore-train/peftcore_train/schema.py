@@ -135,8 +135,23 @@ class TrainSection(Strict):
     save_steps: int | None = Field(
         None, ge=1, description="Optimiser steps between saved states, besides every epoch's end."
     )
+    save_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Minutes between saved states, besides every epoch's end.",
+    )
+    save_total_limit: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Saved states to keep, the last ones. Of several each holds its `adapter/`; the"
+        " adapter of the best epoch is kept in any case.",
+    )
     trackers: tuple[str, ...] = Field(
-        (), description="Trackers of accelerate: `tensorboard`, `wandb`, `trackio`."
+        (),
+        description="Trackers of accelerate: `tensorboard`, `wandb`, `trackio`, `mlflow`; each is"
+        " an extra, `pip install peftcore-train[tensorboard]`.",
     )
 
     @model_validator(mode="after")
@@ -154,6 +169,12 @@ class TrainRecipe(recipes.Recipe):
     task: dict[str, Any] = Field(description="`type` names the task; the rest is the task's own.")
     data: DataSection = Field(description="Where the rows come from.")
     train: TrainSection = Field(TrainSection(), description="How to train.")
+    start: PathText | None = Field(
+        None,
+        alias="from",
+        description="A run directory, or an adapter of the same methods on the same network, whose"
+        " values this one starts from; the head is taken over where task and labels are the same.",
+    )
     output: PathText = Field("runs", description="Folder that run directories go into.")
 
 
@@ -182,7 +203,7 @@ class Job:
         Args:
             task: what the data said of the task, such as its labels.
         """
-        data = self.recipe.model_dump(mode="json")
+        data = self.recipe.model_dump(mode="json", by_alias=True)
         mine = {**self.task.model_dump(mode="json"), **task}
         data["task"] = {"type": self.task_type, **mine}
         return data
@@ -190,8 +211,8 @@ class Job:
 
 def anchored(document: Document) -> Document:
     """Write local paths in full, so that a run can be read from any folder."""
-    for section in ("backbone", "data"):
-        loc = (section, "source")
+    locations: tuple[recipes.Loc, ...] = (("backbone", "source"), ("data", "source"), ("from",))
+    for loc in locations:
         source = document.at(loc)
         named = isinstance(source, str) and source in installed().sources
         if isinstance(source, str) and not named and is_there(source):
@@ -218,7 +239,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     Raises:
         ConfigError: the file is no recipe, or an override does not fit.
     """
-    known = {*TrainRecipe.model_fields, "compare"}
+    fields = TrainRecipe.model_fields.items()
+    known = {*(info.alias or name for name, info in fields), "compare"}
     for text in overrides:
         section = re.split(r"[.\[=]", text)[0]
         if section not in known:

@@ -10,7 +10,8 @@ import random
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import peftcore
 from peftcore import Adapter, CheckpointError
-from peftcore_train.rundir import unwritable
+from peftcore_train.rundir import ADAPTER, unwritable
 
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 
@@ -69,8 +71,22 @@ def save_state(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
+    *,
+    keep: int = 1,
+    extra: Mapping[str, Any],
 ) -> None:
-    """Write the state of a run and drop the one before it."""
+    """Write the state of a run, and drop those before it that are too many.
+
+    Args:
+        folder: the run directory.
+        position: how far the run is.
+        model: the model.
+        adapter: what is trained.
+        optimizer: the optimiser.
+        accelerator: where everything runs.
+        keep: states to keep; where there are several, each holds the adapter as one can load it.
+        extra: what to describe with that adapter.
+    """
     tensors = {name: t.detach().cpu() for name, t in _tensors(model, adapter)}
     for index, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
@@ -83,7 +99,14 @@ def save_state(
         "numpy_random": _numpy_rest(),
         "scaler": scaler,
     }
-    _write(folder, f"state-{position.step:09d}-{position.epoch:06d}", tensors, rest)
+    name = f"state-{position.step:09d}-{position.epoch:06d}"
+    with _whole(folder, name, keep) as part:
+        (part / _REST).write_text(json.dumps(rest), encoding="utf-8")
+        save_file({n: t.contiguous() for n, t in tensors.items()}, part / _TENSORS)
+        # safetensors keeps its file to the owner; the other one has the umask's mode
+        shutil.copymode(part / _REST, part / _TENSORS)
+        if keep > 1:
+            peftcore.save(adapter, part / ADAPTER, extra=extra)
 
 
 def find_state(folder: Path) -> Path | None:
@@ -211,13 +234,15 @@ def _read_rest(state: Path) -> dict[str, Any]:
     return data
 
 
-def _write(folder: Path, name: str, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    before = [*folder.glob("state-*"), *folder.glob(".state-*")]
+@contextmanager
+def _whole(folder: Path, name: str, keep: int) -> Iterator[Path]:
+    """Give a directory to write a state into, which then appears whole or not at all."""
+    for left in folder.glob(".state-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
     part = folder / f".state-{secrets.token_hex(4)}"
     try:
         part.mkdir()
-        save_file({n: t.contiguous() for n, t in tensors.items()}, part / _TENSORS)
-        (part / _REST).write_text(json.dumps(rest), encoding="utf-8")
+        yield part
         for file in (_TENSORS, _REST):
             _sync(part / file)
         if (folder / name).exists():
@@ -226,11 +251,11 @@ def _write(folder: Path, name: str, tensors: dict[str, Tensor], rest: dict[str, 
         part.rename(folder / name)
         _sync(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise unwritable(folder, error) from error
-    for old in before:
-        if old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old in sorted(folder.glob("state-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -87,6 +87,26 @@ class Task:
         """Return further arguments of :meth:`peftcore.Backbone.load`, such as ``num_labels``."""
         return {}
 
+    def model_config(self) -> dict[str, Any]:
+        """Return what the ``config.json`` of a merged model says of the task.
+
+        By default the names of what :meth:`learned` returns as ``labels``.
+        """
+        names = [str(label) for label in self.learned().get("labels", ())]
+        if not names:
+            return {}
+        return {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: i for i, name in enumerate(names)},
+        }
+
+    def fold(self, model: nn.Module) -> None:
+        """Change a merged model so that its outputs are answers, where the task computes on them.
+
+        Args:
+            model: the plain model, without the adapter.
+        """
+
     def build(self, loaded: Loaded) -> nn.Module:
         """Return the model to tune; by default the loaded backbone with its head."""
         return loaded.model

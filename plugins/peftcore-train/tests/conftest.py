@@ -189,6 +189,17 @@ def recipe(tmp_path, bert, data):
     return partial(write_recipe, tmp_path, bert, data)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, train_in):
+    """Return the directory of a run that has learned the toy task; it is not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    methods = [{"method": "lora", "rank": 8, "targets": ["embeddings", "all-linear"]}]
+    done = train_in(folder, methods=methods, train={"epochs": 8, "learning_rate": 0.003})
+    assert done.exit_code == 0, done.output
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
 @pytest.fixture
 def peftcore():
     """Return a function that runs the program in this process."""

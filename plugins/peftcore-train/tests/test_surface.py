@@ -8,7 +8,7 @@ import pytest
 from peftcore import installed, resolve
 from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
-COMMANDS = ["train", "evaluate", "predict", "check"]
+COMMANDS = ["train", "evaluate", "predict", "push", "check"]
 
 
 def test_help_imports_no_torch():

@@ -6,16 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftcore import Adapter, DeadPieceError, installed
 from peftcore.testing import run_in_process
 from peftcore_train import recipes
 from peftcore_train.loop import Loop
+from peftcore_train.tasks.classification import SequenceClassification
 
 
 def run_of(done) -> Path:
@@ -159,9 +163,9 @@ def test_an_interrupt_that_was_ignored_at_the_start_stays_ignored(recipe, peftco
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     inner = Loop._step
 
-    def interrupted(loop, loss):
+    def interrupted(loop):
         signal.raise_signal(signal.SIGINT)
-        inner(loop, loss)
+        inner(loop)
 
     monkeypatch.setattr(Loop, "_step", interrupted)
     try:
@@ -272,14 +276,16 @@ def test_evaluate_repeats_the_results_to_the_last_digit(plain, peftcore, tmp_pat
 def test_predict_gives_labels_with_probabilities(learned, peftcore, tmp_path):
     folder = learned
     text = '{"text": "the film was lovely"}\n{"text": "a dull story"}\n'
-    done = peftcore("predict", folder, "--input", "-", input=text)
+    done = peftcore("predict", folder, "--input", "-", "--probabilities", input=text)
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["label"] for line in lines] == ["good", "bad"]
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1)
     output = tmp_path / "out.jsonl"
     (tmp_path / "in.jsonl").write_text(text)
-    done = peftcore("predict", folder, "--input", tmp_path / "in.jsonl", "--output", output)
+    done = peftcore(
+        "predict", folder, "--input", tmp_path / "in.jsonl", "--output", output, "--probabilities"
+    )
     assert [json.loads(line) for line in output.read_text().splitlines()] == lines
 
 
@@ -365,3 +371,54 @@ def test_two_processes_share_the_rows_and_write_one_run(recipe, data, tmp_path):
     assert right == pytest.approx(round(right), abs=1e-4)
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [x["epoch"] for x in lines if "validation_accuracy" in x] == [1, 2]
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number is read from a tensor, for which an accelerator must wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            # transformers asks of each batch whether it has padding
+            files = {frame.filename for frame in traceback.extract_stack()}
+            self.count += not any(file.endswith("masking_utils.py") for file in files)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_number_is_read_from_the_device_for_a_batch(recipe, peftcore, monkeypatch):
+    counts, inner = [], Loop._batch
+
+    def counted(loop, batch):
+        with Reads() as reads:
+            inner(loop, batch)
+        counts[-1] += reads.count
+
+    monkeypatch.setattr(Loop, "_batch", counted)
+    for size, parts in ((8, 1), (1, 8)):
+        train = {"max_steps": 7, "batch_size": size, "gradient_accumulation_steps": parts}
+        counts.append(0)
+        run_of(peftcore("train", recipe(train=train)))
+    assert counts[0] == counts[1] > 0  # AdamW reads its step
+
+
+def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(
+    recipe, peftcore, monkeypatch, tmp_path
+):
+    calls, inner = [], SequenceClassification.loss
+
+    def loss(task, model, batch):
+        calls.append(1)
+        return inner(task, model, batch) * (float("inf") if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(SequenceClassification, "loss", loss)
+    done = peftcore("train", recipe(train={"save_steps": 2, "log_steps": 100}), "-q")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: the loss is inf at step 5 of epoch 1: lower train.")
+    (folder,) = (tmp_path / "runs").iterdir()
+    (state,) = folder.glob("state-*")
+    assert state.name.startswith("state-000000004-")
+    modes = {file.stat().st_mode for file in state.iterdir()}
+    assert modes == {(folder / "log.txt").stat().st_mode}

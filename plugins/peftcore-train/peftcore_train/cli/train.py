@@ -28,22 +28,29 @@ def train(
     quiet: bool,
 ) -> None:
     """Train what RECIPE says, in a new run directory."""
-    if resume is not None and (recipe or overrides or output or dry_run):
-        raise ConfigError("--resume goes on with the run's own recipe; give nothing else with it.")
+    if resume is not None and (recipe or output or dry_run):
+        raise ConfigError(
+            "--resume goes on with the run's own recipe; nothing but --set goes with it."
+        )
     if resume is None and recipe is None:
         raise ConfigError("name a recipe to train, or a run directory with --resume.")
 
-    from peftcore_train import experiment
+    # nothing of these needs torch: the first line is there at once
     from peftcore_train.progress import Progress
-    from peftcore_train.report import print_results
 
     progress = Progress(quiet=quiet)
     if dry_run:
         assert recipe is not None
+        progress.say(f"rehearsing {recipe}")
         _dry_run(recipe, overrides, as_json)
         return
+    progress.say(f"training {recipe}" if resume is None else f"going on with {resume}")
+
+    from peftcore_train import experiment
+    from peftcore_train.report import print_results
+
     if resume is not None:
-        folder, results = experiment.resume(resume, progress)
+        folder, results = experiment.resume(resume, progress, overrides)
     else:
         assert recipe is not None
         folder, results = experiment.start(recipe, overrides, output, progress)

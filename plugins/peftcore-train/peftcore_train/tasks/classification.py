@@ -92,6 +92,11 @@ class SequenceClassification(WholeText):
         """Return the labels in the order of the head's outputs."""
         return {"labels": list(self.labels.all)}
 
+    def model_config(self) -> dict[str, Any]:
+        """Return the names of the labels, and whether one or several of them are right."""
+        number = "multi" if self.config.multi_label else "single"
+        return {**super().model_config(), "problem_type": f"{number}_label_classification"}
+
     def load_options(self) -> dict[str, Any]:
         """Return the number of labels."""
         return {"num_labels": len(self.labels)}

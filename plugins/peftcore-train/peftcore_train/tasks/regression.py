@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftcore import DataError, Loaded
+from peftcore import ConfigError, DataError, Loaded
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch
 from peftcore_train.tasks.whole_text import WholeText, WholeTextConfig
@@ -106,6 +106,35 @@ class Regression(WholeText):
     def learned(self) -> dict[str, Any]:
         """Return what the targets were standardised with."""
         return {"means": list(self.means), "deviations": list(self.deviations)}
+
+    def model_config(self) -> dict[str, Any]:
+        """Return the names of the targets, and that they are numbers."""
+        names = self.config.target_columns
+        return {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: i for i, name in enumerate(names)},
+            "problem_type": "regression",
+        }
+
+    def fold(self, model: nn.Module) -> None:
+        """Let the last layer of the head answer in the targets' units.
+
+        Raises:
+            ConfigError: it has no bias, which the means could be added to.
+        """
+        count = len(self.means)
+        linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        last = next((m for m in reversed(linears) if m.out_features == count), None)
+        if last is None or last.bias is None:
+            raise ConfigError(
+                f"the head of a {type(model).__name__} has no bias that the means of the targets"
+                " could be added to, so that a merged model would answer in other units. Keep the"
+                " adapter, and predict with peftcore predict."
+            )
+        with torch.no_grad():
+            scale = last.weight.new_tensor(self.deviations)
+            last.weight.mul_(scale[:, None])
+            last.bias.mul_(scale).add_(last.bias.new_tensor(self.means))
 
     def load_options(self) -> dict[str, Any]:
         """Return the number of targets."""

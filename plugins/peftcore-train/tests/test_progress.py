@@ -1,0 +1,105 @@
+"""What long work says, and tables of any width."""
+
+import io
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from peftcore_train import progress as module
+from peftcore_train.progress import Progress, remaining
+from peftcore_train.report import print_results, print_scores
+
+RESULT = {
+    "metric": "accuracy",
+    "methods": [{"method": "lora"}],
+    "parameters": {"trainable": 1_234_567, "percent_of_total": 0.1234},
+    "validation": {"accuracy": 0.8125},
+    "test": {"accuracy": 0.7875},
+    "time": {"total_seconds": 3600.4},
+}
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_tables_fit_the_terminal_with_every_number_whole(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    arms = {"lora-rank-16": RESULT, "loreft": RESULT, "lost": {"failed": "a sentence"}}
+    print_results(arms)
+    print_scores({name: {"accuracy": 0.5, "f1": 0.25} for name in list(arms) * 4}, "test")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    for part in ("1,234,567", "0.1234", "0.8125", "0.7875", "3600", "lora-rank-16", "0.2500"):
+        assert part in shown
+    assert "…" not in shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Let long work be long after some milliseconds."""
+    monkeypatch.setattr(module, "_SOON", 0.01)
+    monkeypatch.setattr(module, "_EVERY", 0.01)
+    monkeypatch.setattr(module, "_SHORT", 0.0)
+
+
+def until(found) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + 20
+    while not (there := found()) and time.monotonic() < end:
+        pass
+    assert there
+
+
+def test_work_that_takes_long_says_that_it_goes_on(hurried, capsys, tmp_path):
+    progress, said = Progress(log=tmp_path / "log.txt"), io.StringIO()
+
+    def two_reminders() -> bool:
+        said.write(capsys.readouterr().err)
+        return said.getvalue().count(" s ...") >= 2
+
+    with progress.doing("loading a model"):
+        until(two_reminders)
+    assert re.fullmatch(
+        r"loading a model: \d+\.\d s\n", capsys.readouterr().err.splitlines(True)[-1]
+    )
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line[20:36] for line in log] == ["loading a model", "loading a model:"]
+
+
+def test_counted_work_shows_a_bar_on_a_terminal_and_lines_elsewhere(hurried, monkeypatch):
+    lines, bar = io.StringIO(), Terminal()
+    for stream in (lines, bar):
+        monkeypatch.setattr(sys, "stderr", stream)
+        began = time.monotonic()
+        for i in Progress().counted(range(40), "scoring", 40):
+            while i == 20 and time.monotonic() - began < 0.03:
+                pass
+    assert re.search(r"scoring: 2\d of 40 rows, 0:00 left\n", lines.getvalue())
+    assert lines.getvalue().splitlines()[-1].startswith("scoring 40 rows: ")
+    assert "\r" not in lines.getvalue() and "\rscoring:" in bar.getvalue()
+    assert [remaining(10, 1, n) for n in (1, 8, 400)] == ["0:00", "1:10", "1:06:30"]
+
+
+def test_the_first_line_is_there_before_torch(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x")
+    code = (
+        "import sys\n"
+        "class Stream:\n"
+        "    def write(self, text):\n"
+        "        heavy = {'torch', 'transformers', 'accelerate', 'numpy'} & set(sys.modules)\n"
+        "        print(repr(text), sorted(heavy)); raise SystemExit(0)\n"
+        "    def flush(self): pass\n"
+        "    def isatty(self): return False\n"
+        "sys.stderr = Stream()\n"
+        "from peftcore.cli import main\n"
+        f"main(['train', {str(recipe)!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("[]\n") and "training " in done.stdout, done.stdout
