@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded
-from peftcore_train.data import Row
+from peftcore_train.data import Columns, Row
 from peftcore_train.logits import IGNORED, logits_at, targets_of, token_loss, token_scores
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
