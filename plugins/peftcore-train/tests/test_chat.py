@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from peftcore import ConfigError, DataError, validated
 from peftcore_train.data import Row
+from peftcore_train.schema import DataSection
 from peftcore_train.tasks.causal_lm import CausalLM, CausalLMConfig
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<|user|>", "<|system|>", "<|tool|>", "<|assistant|>", "<|end|>"]
@@ -162,7 +163,7 @@ def test_a_template_that_rewrites_turns_is_learned_turn_by_turn(encode, tokenize
     )
     task = CausalLM(CausalLMConfig(format="messages", turns="each"))
     (tmp_path / "train.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
-    rows = task.read(SimpleNamespace(source=str(tmp_path), files={}, limits={}), "train")
+    rows = task.read(DataSection(source=str(tmp_path)), "train")
     assert [row.values["messages"] for row in rows] == [TALK[:3], TALK]
 
 
