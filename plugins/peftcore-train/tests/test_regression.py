@@ -107,25 +107,17 @@ def test_what_does_not_vary_has_no_correlation():
     assert all(found[name] != found[name] for name in ("pearson", "spearman", "r2"))
 
 
-def test_predictions_are_in_the_units_of_the_targets(bert, recipe, data, peftcore):
-    scale = {"good": 1000.0, "bad": 400.0}
-    for split in ("train", "validation", "test"):
-        lines = [json.loads(line) for line in (data / f"{split}.jsonl").read_text().splitlines()]
-        table = ["text,price", *(f"{row['text']},{scale[row['label']]}" for row in lines)]
-        (data / f"{split}.jsonl").unlink()
-        (data / f"{split}.csv").write_text("\n".join(table) + "\n")
-    path = recipe(
-        methods=[{"method": "lora", "rank": 8, "targets": ["embeddings", "all-linear"]}],
-        task={"type": "regression", "target_columns": ["price"]},
-        train={"epochs": 9},
-    )
-    done = peftcore("train", path, "--json", "-q")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["test"]["mae"] < 100 and found["test"]["r2"] > 0.7
-    (run,) = (data.parent / "runs").iterdir()
-    done = peftcore("predict", run, "--input", "-", input='{"text": "lovely"}\n')
-    assert json.loads(done.stdout)["price"] == pytest.approx(1000, abs=150)
+def test_predictions_and_scores_are_in_the_units_of_the_targets(bert):
+    loaded = backbone_named("bert").load(str(bert), head="sequence-classification", num_labels=1)
+    task = learned(400.0, 1000.0)
+    batch = task.collate([task.encode(row, loaded) for row in rows(1000.0, 700.0)])
+    with torch.no_grad():
+        expected = 700 + 300 * task.logits(loaded.model, batch)[:, 0].double()
+        found = task.predict(loaded.model, batch, loaded)
+        scores = task.score(loaded.model, batch)
+    assert [row["target"] for row in found] == pytest.approx(expected.tolist())
+    assert scores["values"][:, 0].tolist() == pytest.approx(expected.tolist())
+    assert scores["target"][:, 0].tolist() == [1000.0, 700.0]
 
 
 def test_a_plan_of_the_task_needs_no_data(peftcore):
