@@ -55,4 +55,4 @@ def test_sources_and_targets_are_cut_or_refused(loaded):
 def test_a_decoder_alone_is_refused(llama):
     alone = backbone_named("llama").load(str(llama), head="causal-lm")
     with pytest.raises(ConfigError, match="LlamaForCausalLM does not say what its decoder reads"):
-        Seq2Seq(Seq2SeqConfig()).encode(ROWS[0], alone)
+        Seq2Seq(Seq2SeqConfig()).build(alone)

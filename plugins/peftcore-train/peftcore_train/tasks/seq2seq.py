@@ -71,15 +71,19 @@ class Seq2Seq(Task):
             row.text(self.config.source_column)
             row.text(self.config.target_column)
 
-    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
-        """Return the tokens of the source, the labels, and the target itself."""
-        config = self.config
-        self._tokenizer = tokenizer_of(loaded)
+    def build(self, loaded: Loaded) -> nn.Module:
+        """Return the model, which must be of an encoder and a decoder."""
         if not hasattr(loaded.model, "prepare_decoder_input_ids_from_labels"):
             raise ConfigError(
                 f"backbone.source {loaded.source}: {type(loaded.model).__name__} does not say what"
                 " its decoder reads. Take a model of an encoder and a decoder, such as T5 or BART."
             )
+        return super().build(loaded)
+
+    def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
+        """Return the tokens of the source, the labels, and the target itself."""
+        config = self.config
+        self._tokenizer = tokenizer_of(loaded)
         limit = most_tokens(config.max_length, loaded)
         source = config.source_prefix + row.text(config.source_column)
         features: Features = self._tokens(row, limit, text=source)
