@@ -103,6 +103,7 @@ from peftcore.registry.references import resolve as resolve
 from peftcore.registry.specs import (
     BackboneSpec as BackboneSpec,
     CommandSpec as CommandSpec,
+    ExecutorSpec as ExecutorSpec,
     FeatureSpec as FeatureSpec,
     LayerSpec as LayerSpec,
     MethodSpec as MethodSpec,

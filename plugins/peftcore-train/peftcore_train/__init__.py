@@ -1,6 +1,6 @@
 """Training, evaluation and prediction from recipes."""
 
-from peftcore import CommandSpec, TaskSpec, hookimpl
+from peftcore import CommandSpec, ExecutorSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -91,5 +91,28 @@ def peftcore_register_commands() -> list[CommandSpec]:
             name="check",
             summary="Check a recipe and its data without training.",
             command="peftcore_train.cli.check:check",
+        ),
+        CommandSpec(
+            name="compare",
+            summary="Compare methods by settings and seeds on one task.",
+            command="peftcore_train.cli.compare:compare",
+            reads=(".yaml", ".yml"),
+        ),
+    ]
+
+
+@hookimpl
+def peftcore_register_executors() -> list[ExecutorSpec]:
+    """Return where runs of a comparison are computed on one machine."""
+    return [
+        ExecutorSpec(
+            name="processes",
+            summary="A process for each run, as many at a time as memory allows.",
+            executor="peftcore_train.comparing.executors:Processes",
+        ),
+        ExecutorSpec(
+            name="in-process",
+            summary="This process, one run after another.",
+            executor="peftcore_train.comparing.executors:InProcess",
         ),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from peftcore import CheckpointError, ConfigError, DataError, PeftcoreError
 from peftcore_train import recipes, rundir
+from peftcore_train.arms import compares
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress
 from peftcore_train.rundir import locked
@@ -33,6 +34,11 @@ def start(
 
     document = anchored(read_recipe(recipe, overrides))
     jobs = jobs_of(document)
+    if asked := compares(document):
+        raise ConfigError(
+            f"{recipe}: {asked} is for a comparison: peftcore compare {recipe} trains all of it;"
+            " peftcore train takes one setting and one seed."
+        )
     first = jobs[0].recipe
     join(first.train)
 

@@ -234,3 +234,8 @@ def _check_trackers(section: TrainSection) -> None:
             raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
         if name not in ready:
             raise ConfigError(f"train.trackers: {name} is not installed: pip install {name}")
+
+
+def greater_is_better(job: Job) -> bool:
+    """Tell whether a greater value of the metric that chooses the best epoch is better."""
+    return building.make_task(job).chosen_metric(job.recipe.train.metric_for_best)[1]

@@ -1,7 +1,6 @@
 """Running what a recipe says: one run directory for each set of methods."""
 
 import gc
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,23 @@ from torch import nn
 
 import peftcore
 from peftcore import Adapter, CheckpointError, Loaded, Plan
-from peftcore_train import building, processes, rundir, state
-from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
+from peftcore_train import building, processes, row_scores, rundir, state
+from peftcore_train.batches import (
+    TrainingBatches,
+    lengths_of,
+    loader,
+    scoring_loader,
+    scoring_order,
+)
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
+from peftcore_train.memory import peak_resident
 from peftcore_train.profile import Profile
 from peftcore_train.profile.findings import shown as listed
 from peftcore_train.progress import Progress, shown
 from peftcore_train.reading import encoded, examine
+from peftcore_train.row_scores import RowScores
 from peftcore_train.schema import Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
@@ -144,13 +151,14 @@ def _restored(session: Session) -> state.Position:
 
 
 def counts(plan: Plan) -> dict[str, float]:
-    """Return the numbers of parameters, and the share under both conventions."""
+    """Return the numbers of parameters, and the share under the three conventions."""
     return {
         "trainable": plan.trainable,
         "head": plan.head,
         "base": plan.base,
         "percent_of_total": plan.percent("of_total"),
         "percent_of_base": plan.percent("of_base"),
+        "percent_of_blocks": plan.percent("of_blocks"),
     }
 
 
@@ -206,7 +214,9 @@ def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dic
     model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
     scorer = Scorer(outcome.task, model, accelerator, job.recipe.train)
     again = scorer.score(outcome.features["validation"])
-    test = scorer.score(outcome.features["test"])
+    test, rows = scorer.score_rows(outcome.features["test"])
+    if accelerator.is_main_process:
+        row_scores.write(folder / rundir.ROWS, rows)
     equal = rundir.finite(again) == rundir.finite(best.scores)
     progress.say(
         f"adapter of epoch {best.epoch} read back from disk into a fresh {loaded.source}:"
@@ -259,8 +269,14 @@ class Scorer:
 
     def score(self, features: list[Features]) -> dict[str, float]:
         """Return the metrics of some rows."""
+        return self.score_rows(features)[0]
+
+    def score_rows(self, features: list[Features]) -> tuple[dict[str, float], RowScores]:
+        """Return the metrics of some rows, and what each of them was scored by."""
         batches = self.accelerator.prepare(scoring_loader(self.task, features, self.section))
-        return evaluate(self.task, self.model, batches, self.accelerator)
+        kept: list[RowScores] = []
+        found = evaluate(self.task, self.model, batches, self.accelerator, keep=kept.append)
+        return found, row_scores.in_order(kept, scoring_order(features))
 
 
 def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:
@@ -280,12 +296,4 @@ def peak_memory(accelerator: Accelerator) -> int:
     """Return the most bytes used so far: of the accelerator, or of this process."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    # Linux counts in kilobytes, macOS in bytes
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()
