@@ -2,7 +2,6 @@
 
 import sys
 
-
 #: What a process takes of an accelerator before it has any tensor there.
 _CONTEXT = 700 * 2**20
 
