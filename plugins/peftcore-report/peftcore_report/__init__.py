@@ -10,4 +10,5 @@ def peftcore_register_commands() -> CommandSpec:
         name="report",
         summary="Write a page about a run or a comparison, in one file.",
         command="peftcore_report.cli:report",
+        function="peftcore_report.api:report",
     )

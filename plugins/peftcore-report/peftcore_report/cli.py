@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from peftcore import ConfigError
-
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
@@ -16,13 +14,7 @@ from peftcore import ConfigError
 )
 def report(directory: Path, output: Path | None) -> None:
     """Write a page about DIRECTORY, a run or a comparison: one HTML file that needs no network."""
-    output = output or directory / "report.html"
-    if output.is_dir():
-        raise ConfigError(f"--output {output} is a folder; name a file in it.")
-    if directory.is_dir() and not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    from peftcore_report.api import report as write
 
-    from peftcore_report.page import write
-
-    for file in write(directory, output):
+    for file in write(directory, output=output).files:
         click.echo(file)

@@ -20,18 +20,31 @@ from peftcore_train.report import number
 from peftcore_train.rundir import read_json, write_text
 
 
-def write(directory: Path, output: Path) -> list[Path]:
+def facts_of(directory: Path) -> dict[str, Any]:
+    """Return all that a page shows of a run or a comparison.
+
+    Raises:
+        ConfigError: the directory is neither, or has no results yet.
+        CheckpointError: a file in it is damaged.
+    """
+    describe = _comparison if (directory / COMPARISON).is_file() else _run
+    return describe(directory)
+
+
+def write(facts: dict[str, Any], directory: Path, output: Path) -> list[Path]:
     """Write the page, and beside it its first picture as a PNG.
+
+    Args:
+        facts: what the page shows.
+        directory: what it is about, to which its links lead.
+        output: the page.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: the directory is no run and no comparison, or has no results yet.
-        CheckpointError: a file in it is damaged, or the disk refuses.
+        CheckpointError: the disk refuses.
     """
-    describe = _comparison if (directory / COMPARISON).is_file() else _run
-    facts = describe(directory)
     environment = Environment(
         loader=PackageLoader("peftcore_report"),
         autoescape=True,
@@ -47,12 +60,11 @@ def write(directory: Path, output: Path) -> list[Path]:
         base=_relative(directory, output.parent),
     )
     write_text(output, text)
-    drawn = [picture for picture in facts["pictures"] if picture is not None]
-    if not drawn:
+    if not facts["pictures"]:
         return [output]
     png = output.with_suffix(".png")
     try:
-        drawn[0].write_png(png)
+        facts["pictures"][0].write_png(png)
     except OSError as error:
         raise CheckpointError(f"{png} cannot be written: {error.strerror or error}.") from error
     return [output, png]

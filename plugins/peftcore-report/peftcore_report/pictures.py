@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from io import BytesIO, StringIO
 from itertools import cycle
 from pathlib import Path
@@ -51,6 +52,9 @@ class Picture:
             self.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         encoded = base64.b64encode(text.getvalue().encode()).decode()
         return f"data:image/svg+xml;base64,{encoded}"
+
+    def _repr_html_(self) -> str:
+        return f'<img src="{self.address}" alt="{escape(self.alternative)}">'
 
     def png(self) -> bytes:
         """Return the picture as pixels."""

@@ -76,6 +76,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             command="peftcore_train.cli.train:train",
             reads=(".yaml", ".yml"),
             plans="peftcore_train.planning:plans_of",
+            function="peftcore_train.api:train",
         ),
         CommandSpec(
             name="evaluate",
@@ -97,6 +98,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             summary="Compare methods by settings and seeds on one task.",
             command="peftcore_train.cli.compare:compare",
             reads=(".yaml", ".yml"),
+            function="peftcore_train.api:compare",
         ),
     ]
 

@@ -13,6 +13,7 @@ from peftcore_train import recipes, rundir
 from peftcore_train.arms import compares
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress
+from peftcore_train.recipes import Document
 from peftcore_train.rundir import locked
 from peftcore_train.schema import Job, anchored, jobs_of, read_recipe
 from peftcore_train.signals import stop_on_signals
@@ -30,14 +31,19 @@ def start(
     Returns:
         The run directory, and the results of each arm; one without a name if there are no arms.
     """
+    return begin(read_recipe(recipe, overrides), output, progress)
+
+
+def begin(document: Document, output: str | None, progress: Progress) -> tuple[Path, Results]:
+    """Train what a recipe that has been read says; see :func:`start`."""
     from peftcore_train.processes import join, on_main
 
-    document = anchored(read_recipe(recipe, overrides))
+    document = anchored(document)
     jobs = jobs_of(document)
     if asked := compares(document):
         raise ConfigError(
-            f"{recipe}: {asked} is for a comparison: peftcore compare {recipe} trains all of it;"
-            " peftcore train takes one setting and one seed."
+            f"{document.file}: {asked} is for a comparison: peftcore compare {document.file} trains"
+            " all of it; peftcore train takes one setting and one seed."
         )
     first = jobs[0].recipe
     join(first.train)

@@ -1,6 +1,8 @@
 """Tables that fit the terminal: columns that have no room follow in further tables."""
 
 from collections.abc import Sequence
+from html import escape
+from io import StringIO
 from typing import NamedTuple
 
 from rich import box
@@ -40,6 +42,24 @@ def print_fitting(columns: Sequence[Column], console: Console | None = None) -> 
     console = console or Console(highlight=False)
     for part in fitting(columns, console.width):
         console.print(part)
+
+
+def as_text(columns: Sequence[Column], width: int) -> str:
+    """Return the tables as text."""
+    console = Console(width=width, record=True, file=StringIO())
+    print_fitting(columns, console)
+    return console.export_text().rstrip()
+
+
+def as_html(columns: Sequence[Column]) -> str:
+    """Return the table as HTML, for notebooks."""
+    heads = "".join(f'<th scope="col">{escape(column.title)}</th>' for column in columns)
+    lines = [
+        "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        for row in zip(*(column.cells for column in columns), strict=True)
+    ]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Table]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
+from yaml import YAMLError
 
 from peftcore import (
     ConfigError,
@@ -182,6 +183,20 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         parsed, _ = _yaml.read(value, f"--set {key}")
         document = override(document, key, parsed, Origin(f"--set {text}", 1 << 30))
     return document
+
+
+def from_data(data: Mapping[str, Any]) -> Document:
+    """Return a recipe that is a mapping already, as a program has it.
+
+    Raises:
+        ConfigError: it holds something that is no mapping, list, text, number or truth value.
+    """
+    where = "the recipe"
+    try:
+        found, _ = _yaml.read(_yaml.dump(dict(data)), where)
+    except YAMLError as error:
+        raise ConfigError(f"{where}: {error.args[-1]!r} cannot be written as YAML.") from error
+    return _normal(Document(where, found, {(): Origin(where, 1)}))
 
 
 def override(document: Document, key: str, value: Any, origin: Origin) -> Document:

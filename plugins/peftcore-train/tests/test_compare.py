@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from statsmodels.stats.contingency_tables import mcnemar
 
+import peftcore as face
 from peftcore import ConfigError, UnknownName
 from peftcore.testing import CommandContract
 from peftcore_train import recipes, row_scores
@@ -94,9 +95,12 @@ def test_a_comparison_chooses_settings_goes_on_after_failures_and_resumes(
     assert shown["arms"]["lora"] == lora and shown["failed"] == found["failed"]
 
 
-def test_rows_are_kept_in_the_order_of_the_data(recipe, peftcore, data):
-    done = peftcore("compare", comparing(recipe, [1], head=[]), "--executor", "in-process", "-q")
-    assert done.exit_code == 0, done.output
+def test_a_comparison_in_python_is_an_object_and_rows_are_kept_in_order(recipe, data):
+    path = comparing(recipe, [1, 2], head=[])
+    found = face.compare(path, executor="in-process", quiet=True, seeds=[1])
+    assert "test accuracy" in repr(found) and "1 seed;" in repr(found)
+    assert found._repr_html_().startswith("<table>") and list(found.arms) == ["head"]
+    assert found.run("head").test["accuracy"] == found.arms["head"]["test"]["mean"]
     (run,) = data.parent.glob("runs/*/head/seed-1")
     kept = row_scores.read(run / "test.safetensors")
     rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]

@@ -45,7 +45,8 @@ def compare(
         raise ConfigError("name a recipe to compare, or a directory with --resume.")
 
     from peftcore_train.comparing import comparison
-    from peftcore_train.comparing.table import notes, print_comparison
+    from peftcore_train.comparing.table import columns_of, notes
+    from peftcore_train.fitting import print_fitting
     from peftcore_train.progress import Progress
 
     progress = Progress(quiet=quiet)
@@ -58,7 +59,7 @@ def compare(
     if as_json:
         print_json({"directory": str(folder), **found})
     else:
-        print_comparison(found)
+        print_fitting(columns_of(found))
         for note in notes(found):
             click.echo(note, err=True)
         progress.say(f"directory: {folder}")

@@ -17,6 +17,7 @@ from peftcore_train.comparing.summary import COMPARISON, chosen, summary
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.experiment import FAILED
 from peftcore_train.progress import Progress
+from peftcore_train.recipes import Document
 from peftcore_train.schema import anchored, read_recipe
 from peftcore_train.signals import stop_on_signals
 
@@ -49,7 +50,14 @@ def start(
     Raises:
         PeftcoreError: the recipe, the data or a model does not fit; nothing is trained then.
     """
-    document = anchored(read_recipe(recipe, overrides))
+    return begin(read_recipe(recipe, overrides), output, options, progress)
+
+
+def begin(
+    document: Document, output: str | None, options: Options, progress: Progress
+) -> tuple[Path, dict[str, Any]]:
+    """Train all that a recipe that has been read compares; see :func:`start`."""
+    document = anchored(document)
     cells = cells_of(document)
     make = _executor(options)
     _rehearse(cells)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from peftcore_train.fitting import Column, print_fitting
+from peftcore_train.fitting import Column
 from peftcore_train.report import number
 
 #: The three ways to give the trainable share, as a plan names them.
@@ -28,8 +28,8 @@ def against(found: dict[str, Any], arm: str, other: str, name: str) -> float | N
     return None
 
 
-def print_comparison(found: dict[str, Any]) -> None:
-    """Print a line for each arm, in as many tables as the terminal's width asks for."""
+def columns_of(found: dict[str, Any]) -> list[Column]:
+    """Return the columns of the table, in which an arm is a line."""
     arms, metric, best = found["arms"], found["metric"], best_arm(found)
     columns = [Column("method", list(arms))]
     columns += [
@@ -51,7 +51,7 @@ def print_comparison(found: dict[str, Any]) -> None:
     ]
     if any(arm["setting"] for arm in arms.values()):
         columns.append(Column("setting", [_setting(arm["setting"]) for arm in arms.values()]))
-    print_fitting(columns)
+    return columns
 
 
 def notes(found: dict[str, Any]) -> list[str]:
