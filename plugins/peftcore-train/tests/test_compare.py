@@ -98,7 +98,7 @@ def test_a_comparison_chooses_settings_goes_on_after_failures_and_resumes(
 def test_a_comparison_in_python_is_an_object_and_rows_are_kept_in_order(recipe, data):
     path = comparing(recipe, [1, 2], head=[])
     found = face.compare(path, executor="in-process", quiet=True, seeds=[1])
-    assert "test accuracy" in repr(found) and "1 seed;" in repr(found)
+    assert "test" in repr(found) and "1 seed;" in repr(found)
     assert found._repr_html_().startswith("<table>") and list(found.arms) == ["head"]
     assert found.run("head").test["accuracy"] == found.arms["head"]["test"]["mean"]
     (run,) = data.parent.glob("runs/*/head/seed-1")
