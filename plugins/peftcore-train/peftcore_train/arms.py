@@ -23,8 +23,8 @@ from peftcore_train.recipes import (
 
 #: Arms of one comparison, and runs of it.
 _ARMS, _RUNS = 100, 2000
-#: Sections of a recipe that say what is compared.
-SECTIONS = ("compare", "seeds")
+#: Sections of a recipe that say what is compared or searched, and are no part of a run.
+SECTIONS = ("compare", "seeds", "tune")
 
 
 class Arm(Strict):
