@@ -13,7 +13,7 @@ from peftcore_report import pictures
 from peftcore_report.rows import Seen, seen
 from peftcore_report.tables import Cell, Table, arms_table, classes_table, pairs_table, worst_table
 from peftcore_train import rundir
-from peftcore_train.comparing.summary import COMPARISON
+from peftcore_train.comparing.comparison import COMPARISON
 from peftcore_train.comparing.table import best_arm, notes
 from peftcore_train.experiment import jobs_in
 from peftcore_train.report import number

@@ -12,14 +12,16 @@ from peftcore import ConfigError, installed
 from peftcore_train import recipes, rundir
 from peftcore_train.comparing import work
 from peftcore_train.comparing.cells import Cell, cells_of, write_recipes
+from peftcore_train.comparing.choosing import chosen
 from peftcore_train.comparing.executors import failure
-from peftcore_train.comparing.summary import COMPARISON, chosen, summary
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.experiment import FAILED
 from peftcore_train.progress import Progress
 from peftcore_train.recipes import Document
 from peftcore_train.schema import anchored, read_recipe
 from peftcore_train.signals import stop_on_signals
+
+COMPARISON = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def _run(
                 f"interrupted; every run is saved. Go on with: peftcore compare --resume {folder}"
             ) from None
         executor.shutdown()
+        # seconds of imports, which only the end needs
+        from peftcore_train.comparing.summary import summary
+
         found = summary(folder, cells, runs.failed)
         rundir.write_json(folder / COMPARISON, found)
     progress.log = None

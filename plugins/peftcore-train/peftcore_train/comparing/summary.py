@@ -9,24 +9,9 @@ import numpy as np
 from peftcore import CheckpointError
 from peftcore_train import row_scores, rundir
 from peftcore_train.comparing.cells import Cell
+from peftcore_train.comparing.choosing import chosen
 from peftcore_train.comparing.paired import CONFIDENCE, interval, pairs
 from peftcore_train.reading import greater_is_better
-
-COMPARISON = "comparison.json"
-
-
-def chosen(folder: Path, tried: Sequence[Cell]) -> int | None:
-    """Return the number of the setting with the best validation score; None if all failed."""
-    scores = {}
-    for cell in tried:
-        file = folder / cell.place / rundir.RESULTS
-        if file.is_file():
-            results = rundir.read_json(file)
-            scores[cell.number] = results["validation"][results["metric"]]
-    if not scores:
-        return None
-    better = max if greater_is_better(tried[0].job) else min
-    return better(scores, key=lambda number: scores[number])
 
 
 def summary(folder: Path, cells: Sequence[Cell], failed: dict[str, str]) -> dict[str, Any]:
