@@ -45,7 +45,7 @@ def test_workers_end_alone_and_stop_when_told(cluster):
             executor.submit(posix.abort),
         )
         assert good.result(60) != posix.getpid()
-        with pytest.raises(TrainingError, match="its worker ended: .*TypeError"):
+        with pytest.raises(TrainingError, match=r"its worker ended: .*TypeError"):
             wrong.result(60)
         with pytest.raises(TrainingError, match="its worker ended: WorkerCrashedError"):
             dead.result(60)
