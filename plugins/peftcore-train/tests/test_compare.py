@@ -248,3 +248,16 @@ def test_as_many_processes_run_as_memory_allows():
     assert room_for({"host": [10, 100], "device": [30, 100]}, 1) == 3
     assert room_for({"host": [300, 100]}, 1) == 1
     assert room_for({}, 2) == 2
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_process_gives(recipe, peftcore):
+    path = comparing(recipe, lora=["lora"], dead=DEAD, head=[])
+    found = []
+    for options in (("-j", "2"), ("--executor", "in-process")):
+        done = peftcore("compare", path, "-q", "--json", *options)
+        assert done.exit_code == 1, done.output
+        scores = json.loads(done.stdout)
+        runs = {n: [run["test"] for run in arm["runs"]] for n, arm in scores["arms"].items()}
+        found.append((runs, scores["pairs"], scores["failed"]))
+    assert found[0] == found[1]
