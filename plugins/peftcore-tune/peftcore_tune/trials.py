@@ -34,7 +34,7 @@ STUDY = "study.db"
 _FREE = 5
 
 
-class Failed(Exception):
+class Failed(RuntimeError):
     """A trial that cannot be trained; the search goes on."""
 
 
