@@ -161,7 +161,7 @@ def test_training_needs_nothing_that_draws():
     """Libraries of it draw where matplotlib is installed; it must do without."""
     (folder,) = peftcore_train.__path__
     text = "".join(file.read_text("utf-8") for file in Path(folder).rglob("*.py"))
-    assert len(text) > 50_000 and not re.search(r"(import|from) (matplotlib|jinja2)", text)
+    assert len(text) > 50_000 and not re.search(r"(import|from) matplotlib", text)
 
 
 def node_modules() -> str:

@@ -32,7 +32,9 @@ def in_order(batches: Sequence[RowScores], order: Sequence[int]) -> RowScores:
     for name in batches[0] if batches else ():
         parts = [batch[name] for batch in batches]
         shape = parts[0].shape[1:]
-        if all(part.shape[1:] == shape for part in parts) and shape.numel() <= _MOST:
+        rows = sum(len(part) for part in parts)
+        alike = rows == len(order) and all(part.shape[1:] == shape for part in parts)
+        if alike and shape.numel() <= _MOST:
             found = torch.cat(parts)
             kept[name] = torch.empty_like(found).index_copy_(0, torch.tensor(order), found)
     return kept
