@@ -1,4 +1,11 @@
-"""The public names of peftcore, and where they live. ``__init__.py`` imports them by this list."""
+"""The public names of peftcore, and where they live. ``__init__.py`` imports them by this list.
+
+The functions at its end are commands that plugins bring.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
 
 from peftcore.adapter.handle import (
     Adapter as Adapter,
@@ -103,6 +110,7 @@ from peftcore.registry.references import resolve as resolve
 from peftcore.registry.specs import (
     BackboneSpec as BackboneSpec,
     CommandSpec as CommandSpec,
+    ExecutorSpec as ExecutorSpec,
     FeatureSpec as FeatureSpec,
     LayerSpec as LayerSpec,
     MethodSpec as MethodSpec,
@@ -112,3 +120,41 @@ from peftcore.registry.specs import (
 from peftcore.schema import Strict as Strict, problems as problems, validated as validated
 from peftcore.store.checkpoint import inspect as inspect, read as read
 from peftcore.version import __version__ as __version__
+
+def train(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    output: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...
+def compare(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    output: str | None = None,
+    jobs: int = 1,
+    executor: str = "processes",
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...
+def report(
+    directory: str | PathLike[str],
+    /,
+    *,
+    output: str | PathLike[str] | None = None,
+    write: bool = True,
+) -> Any: ...
+def tune(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    trials: int | None = None,
+    minutes: float | None = None,
+    parameters: Mapping[str, str] | None = None,
+    output: str | None = None,
+    storage: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...

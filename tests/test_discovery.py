@@ -295,7 +295,9 @@ def test_the_json_of_list_is_the_same_each_time(strangers: Strangers) -> None:
     one, two = strangers.run("list", "--json").stdout, strangers.run("list", "--json").stdout
     assert one == two
     found = json.loads(one)
-    assert list(found) == ["methods", "backbones", "tasks", "sources", "commands", "plugins"]
+    assert list(found) == [
+        "methods", "backbones", "tasks", "sources", "commands", "executors", "plugins",
+    ]  # fmt: skip
     for kind in list(found)[:-1]:
         assert names(found[kind]) == sorted(names(found[kind]))
 

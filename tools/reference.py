@@ -160,7 +160,8 @@ def methods() -> str:
 def recipe() -> str:
     """Return the fields of every section of a recipe."""
     from peftcore import resolve
-    from peftcore_train.recipes import Arm, BackboneSection
+    from peftcore_train.arms import Arm
+    from peftcore_train.recipes import BackboneSection
     from peftcore_train.schema import DataSection, TrainRecipe, TrainSection
 
     parts: list[tuple[str, Any]] = [

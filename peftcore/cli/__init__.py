@@ -28,8 +28,6 @@ _COMMANDS = {
 }
 #: Commands that tell of a plugin which cannot be used, where others refuse to run.
 _TELLING = ("doctor", "list")
-#: Commands that come with distributions of this project, for the sentence that says so.
-_ELSEWHERE = dict.fromkeys(("train", "evaluate", "predict", "push", "check"), "peftcore-train")
 
 
 class LazyGroup(click.Group):
@@ -55,9 +53,12 @@ class LazyGroup(click.Group):
         if ctx.obj and name not in _TELLING:
             raise PluginError(ctx.obj[0].why_not())
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            if name in _ELSEWHERE:
-                raise UnknownName(_elsewhere(name, _ELSEWHERE[name]))
-            known = [*self.list_commands(ctx), *_ELSEWHERE]
+            from peftcore.registry.choices import homes
+
+            elsewhere = homes("commands")
+            if name in elsewhere:
+                raise UnknownName(_elsewhere(name, elsewhere[name]))
+            known = [*self.list_commands(ctx), *elsewhere]
             ctx.fail(f"no command {name!r}.{nearest(name, known)}")
         return super().resolve_command(ctx, args)
 

@@ -63,7 +63,7 @@ def _check_references() -> list[dict[str, str]]:
 
     found = installed()
     problems = []
-    for kind in ("methods", "backbones", "tasks", "sources", "layers", "commands"):
+    for kind in ("methods", "backbones", "tasks", "sources", "layers", "commands", "executors"):
         for name, spec in getattr(found, kind).items():
             for field in REFERENCE_FIELDS:
                 reference = getattr(spec, field, None)

@@ -10,6 +10,7 @@ from peftcore.registry.hookspecs import GROUP, OPTIONS, Discovery
 from peftcore.registry.specs import (
     BackboneSpec,
     CommandSpec,
+    ExecutorSpec,
     FeatureSpec,
     LayerSpec,
     MethodSpec,
@@ -27,6 +28,7 @@ KINDS: dict[str, type] = {
     "sources": SourceSpec,
     "layers": LayerSpec,
     "commands": CommandSpec,
+    "executors": ExecutorSpec,
 }
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TYPE = re.compile(r"[A-Za-z_][\w.*]*:[A-Za-z_*][\w*]*")
@@ -34,7 +36,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
 #: Fields of specs that hold a reference.
 REFERENCE_FIELDS = (
     "found", "config", "method", "backbone", "task", "model", "resolve", "layer", "command",
-    "plans", "merges",
+    "plans", "merges", "function", "executor",
 )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ def preferred_plugins() -> set[str]:
     return set(named_in(PREFER))
 
 
-def known_home(kind: str, name: str) -> str:
-    """Return the distribution of this project that brings a name, or an empty string.
+def homes(kind: str) -> dict[str, str]:
+    """Return the names of a kind that distributions of this project bring, each with its home.
 
     What a user typed is never made into the name of a package to install.
     """
@@ -27,7 +27,7 @@ def known_home(kind: str, name: str) -> str:
     from importlib.resources import files
 
     index = json.loads(files("peftcore.registry").joinpath("index.json").read_text("utf-8"))
-    found: str = index.get(kind, {}).get(name, "")
+    found: dict[str, str] = index.get(kind, {})
     return found
 
 

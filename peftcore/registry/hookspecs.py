@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from peftcore.registry.specs import (
         BackboneSpec,
         CommandSpec,
+        ExecutorSpec,
         FeatureSpec,
         LayerSpec,
         MethodSpec,
@@ -57,3 +58,7 @@ class Discovery:
     @hookspec
     def peftcore_register_commands(self) -> CommandSpec | Iterable[CommandSpec]:
         """Return subcommands for the ``peftcore`` program."""
+
+    @hookspec
+    def peftcore_register_executors(self) -> ExecutorSpec | Iterable[ExecutorSpec]:
+        """Return where runs that do not wait for each other can be computed."""

@@ -18,7 +18,7 @@ from peftcore.registry.choices import (
     IN_PROCESS,
     PREFER,
     disabled_plugins,
-    known_home,
+    homes,
     named_in,
     preferred_plugins,
 )
@@ -30,6 +30,7 @@ from peftcore.registry.specs import (
     FEATURES,
     BackboneSpec,
     CommandSpec,
+    ExecutorSpec,
     FeatureSpec,
     LayerSpec,
     MethodSpec,
@@ -50,7 +51,7 @@ class Registry:
 
     Attributes:
         records: one record for each entry point, by name.
-        features, methods, backbones, tasks, sources, layers, commands: specs by name.
+        features, methods, backbones, tasks, sources, layers, commands, executors: specs by name.
     """
 
     def __init__(self) -> None:
@@ -101,6 +102,11 @@ class Registry:
         """Command specs by name."""
         return MappingProxyType(self._specs["commands"])
 
+    @property
+    def executors(self) -> Mapping[str, ExecutorSpec]:
+        """Executor specs by name."""
+        return MappingProxyType(self._specs["executors"])
+
     def owner(self, kind: str, name: str) -> PluginRecord:
         """Return the record of the plugin that provides a name."""
         return self._owners[kind, name]
@@ -117,7 +123,7 @@ class Registry:
         singular = kind.removesuffix("s")
         if offers := self._offers.get((kind, name)):
             raise PluginError(f"{offers[0][1].problem} (see peftcore doctor).")
-        home = known_home(kind, name)
+        home = homes(kind).get(name, "")
         if (record := self._unusable(kind, name, home)) is not None:
             raise PluginError(f"{singular} {name!r} cannot be used: {record.why_not()}")
         have = f" Installed: {', '.join(sorted(specs))}." if specs else f" No {singular} installed."

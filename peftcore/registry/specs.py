@@ -138,5 +138,34 @@ class CommandSpec(NamedTuple):
     is accepted. It returns :class:`peftcore.Loaded` with the adapter folded into its model, ready
     for ``save_pretrained``, or None where the directory is not its own."""
 
+    function: str = ""
+    """Reference to the same for Python: a function that is ``peftcore.NAME`` where the stub of the
+    face declares it. It takes what the command takes and returns what the command prints."""
 
-Spec = FeatureSpec | MethodSpec | BackboneSpec | TaskSpec | SourceSpec | LayerSpec | CommandSpec
+
+class ExecutorSpec(NamedTuple):
+    """Where runs that do not wait for each other are computed: processes, a cluster."""
+
+    name: str
+    """As users type it: ``processes``."""
+    summary: str
+    """One line for ``peftcore list``."""
+    executor: str
+    """Reference to a function of the number of workers that returns a
+    :class:`concurrent.futures.Executor`.
+
+    What it is given to do is a function of a module and texts, and what comes back is JSON. A
+    worker that dies ends the future of its own work with an error, and no other.
+    """
+
+
+Spec = (
+    FeatureSpec
+    | MethodSpec
+    | BackboneSpec
+    | TaskSpec
+    | SourceSpec
+    | LayerSpec
+    | CommandSpec
+    | ExecutorSpec
+)

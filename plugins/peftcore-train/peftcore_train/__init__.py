@@ -1,6 +1,6 @@
 """Training, evaluation and prediction from recipes."""
 
-from peftcore import CommandSpec, TaskSpec, hookimpl
+from peftcore import CommandSpec, ExecutorSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -77,6 +77,7 @@ def peftcore_register_commands() -> list[CommandSpec]:
             reads=(".yaml", ".yml"),
             plans="peftcore_train.planning:plans_of",
             merges="peftcore_train.merging:mergeable",
+            function="peftcore_train.api:train",
         ),
         CommandSpec(
             name="evaluate",
@@ -97,5 +98,29 @@ def peftcore_register_commands() -> list[CommandSpec]:
             name="check",
             summary="Check a recipe and its data without training.",
             command="peftcore_train.cli.check:check",
+        ),
+        CommandSpec(
+            name="compare",
+            summary="Compare methods by settings and seeds on one task.",
+            command="peftcore_train.cli.compare:compare",
+            reads=(".yaml", ".yml"),
+            function="peftcore_train.api:compare",
+        ),
+    ]
+
+
+@hookimpl
+def peftcore_register_executors() -> list[ExecutorSpec]:
+    """Return where runs of a comparison are computed on one machine."""
+    return [
+        ExecutorSpec(
+            name="processes",
+            summary="A process for each run, as many at a time as memory allows.",
+            executor="peftcore_train.comparing.executors:Processes",
+        ),
+        ExecutorSpec(
+            name="in-process",
+            summary="This process, one run after another.",
+            executor="peftcore_train.comparing.executors:InProcess",
         ),
     ]

@@ -138,3 +138,8 @@ def scoring_loader(
     """Return the loader of a split that is scored."""
     size = section.eval_batch_size or section.batch_size
     return loader(task, features, ScoringBatches(lengths_of(features), size), section.num_workers)
+
+
+def scoring_order(features: Sequence[Features]) -> list[int]:
+    """Return the index of each row in the order in which :func:`scoring_loader` has them."""
+    return ScoringBatches(lengths_of(features), 1).order

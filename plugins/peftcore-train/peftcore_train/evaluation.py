@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from peftcore_train.task import Batch, Task
 
@@ -16,6 +16,7 @@ def evaluate(
     batches: Iterable[Batch],
     accelerator: Accelerator,
     between: Callable[[], Any] = lambda: None,
+    keep: Callable[[dict[str, Tensor]], Any] = lambda scores: None,
 ) -> dict[str, float]:
     """Return the metrics of a model, which is left in evaluation mode.
 
@@ -25,6 +26,7 @@ def evaluate(
         batches: batches, prepared by the accelerator.
         accelerator: where the model runs.
         between: called after every batch; it may raise to stop.
+        keep: given what each batch is scored by, on the CPU, in the order of the batches.
     """
     model.eval()
     metrics = task.metrics()
@@ -39,7 +41,9 @@ def evaluate(
                 # what is kept for each token is as long as the longest row of a process
                 scores = accelerator.pad_across_processes(scores, dim=1, pad_index=-100)
                 scores = accelerator.gather_for_metrics(scores)
-            metrics.update(**{name: value.cpu() for name, value in scores.items()})
+            scores = {name: value.cpu() for name, value in scores.items()}
+            metrics.update(**scores)
+            keep(scores)
             between()
     # seconds of imports, which the first training step need not wait for
     from peftcore_train.metrics import computed

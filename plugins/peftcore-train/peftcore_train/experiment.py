@@ -11,8 +11,10 @@ from typing import Any
 
 from peftcore import CheckpointError, ConfigError, DataError, PeftcoreError
 from peftcore_train import going_on, recipes, rundir
+from peftcore_train.arms import compares
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.progress import Progress
+from peftcore_train.recipes import Document
 from peftcore_train.rundir import locked
 from peftcore_train.schema import Job, anchored, jobs_of, read_recipe
 from peftcore_train.signals import stop_on_signals
@@ -30,12 +32,22 @@ def start(
     Returns:
         The run directory, and the results of each arm; one without a name if there are no arms.
     """
-    document = anchored(read_recipe(recipe, overrides))
+    return begin(read_recipe(recipe, overrides), output, progress)
+
+
+def begin(document: Document, output: str | None, progress: Progress) -> tuple[Path, Results]:
+    """Train what a recipe that has been read says; see :func:`start`."""
+    document = anchored(document)
     _import(progress)
     from peftcore_train.building import check_start
     from peftcore_train.processes import join, on_main
 
     jobs = jobs_of(document)
+    if asked := compares(document):
+        raise ConfigError(
+            f"{document.file}: {asked} is for a comparison: peftcore compare {document.file} trains"
+            " all of it; peftcore train takes one setting and one seed."
+        )
     for job in jobs:
         check_start(job)
     first = jobs[0].recipe

@@ -222,3 +222,8 @@ def check_model(job: Job, task: Task) -> None:
     config = knows.configuration(section.source, head=task.head, **options)
     if config is not None:
         task.check_model(config)
+
+
+def greater_is_better(job: Job) -> bool:
+    """Tell whether a greater value of the metric that chooses the best epoch is better."""
+    return building.make_task(job).chosen_metric(job.recipe.train.metric_for_best)[1]

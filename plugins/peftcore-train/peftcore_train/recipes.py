@@ -1,4 +1,4 @@
-"""Recipes: YAML read with line marks, overrides, arms to compare, and errors that name the line.
+"""Recipes: YAML read with line marks, overrides, and errors that name the line.
 
 Imports no torch. The core knows the sections of :class:`Recipe`; a plugin that runs recipes
 subclasses it with sections of its own and passes its class to :func:`checked`.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
+from yaml import YAMLError
 
 from peftcore import (
     ConfigError,
@@ -35,7 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Types of errors by which strict validation refuses a scalar that lax validation converts.
 _SCALAR_ERRORS = ("int_type", "float_type", "bool_type", "string_type")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Words of pydantic for what YAML calls otherwise.
 _WORDS = {
     "a valid tuple": "a list",
@@ -43,8 +44,8 @@ _WORDS = {
     "a valid dictionary": "a mapping",
     "an object": "a mapping",
 }
-#: Methods of one recipe, and arms of one comparison.
-_METHODS, _ARMS = 32, 100
+#: Methods of one recipe.
+METHODS = 32
 #: Problems that are shown at once.
 _SHOWN = 20
 _STEP = re.compile(r"([^.\[\]=]+)|\[(\d+)\]")
@@ -65,18 +66,6 @@ class BackboneSection(Strict):
     )
 
 
-class Arm(Strict):
-    """One of several sets of methods that a recipe trains one after another."""
-
-    methods: tuple[dict[str, Any], ...] = Field(
-        max_length=_METHODS,
-        description="Methods with their configuration; an empty list trains the head alone.",
-    )
-    set: dict[str, Any] = Field(
-        {}, description="Changes of this arm, as for `--set`: `train.learning_rate: 1e-3`."
-    )
-
-
 class Recipe(Strict):
     """What the core knows of a recipe; sections of plugins are left to them."""
 
@@ -86,7 +75,7 @@ class Recipe(Strict):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     backbone: BackboneSection = Field(description="The pretrained model to tune.")
     methods: tuple[dict[str, Any], ...] = Field(
-        max_length=_METHODS,
+        max_length=METHODS,
         description="Methods with their configuration: `{method: lora, rank: 8}` or `lora`."
         " An empty list trains the head alone.",
     )
@@ -99,7 +88,7 @@ class Recipe(Strict):
     @field_validator("name")
     @classmethod
     def _can_name_a_folder(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ValueError("use letters, digits, - and _ only")
         if len(name) > 200:
             raise ValueError("use at most 200 letters")
@@ -205,6 +194,20 @@ def changed(document: Document, overrides: Sequence[str]) -> Document:
     return document
 
 
+def from_data(data: Mapping[str, Any]) -> Document:
+    """Return a recipe that is a mapping already, as a program has it.
+
+    Raises:
+        ConfigError: it holds something that is no mapping, list, text, number or truth value.
+    """
+    where = "the recipe"
+    try:
+        found, _ = _yaml.read(_yaml.dump(dict(data)), where)
+    except YAMLError as error:
+        raise ConfigError(f"{where}: {error.args[-1]!r} cannot be written as YAML.") from error
+    return _normal(Document(where, found, {(): Origin(where, 1)}))
+
+
 def override(document: Document, key: str, value: Any, origin: Origin) -> Document:
     """Return the document with one value changed; a missing mapping on the way is made.
 
@@ -224,54 +227,6 @@ def override(document: Document, key: str, value: Any, origin: Origin) -> Docume
         place = place[part]
     kept = {k: v for k, v in document.origins.items() if k[: len(loc)] != loc}
     return _normal(Document(document.file, data, {**kept, loc: origin}))
-
-
-def arms(document: Document, found: Problems) -> Iterator[tuple[str, Document]]:
-    """Yield (name, recipe) of each set of methods under ``compare``; else one without a name.
-
-    Each is a whole recipe: the document with the arm's methods and its changes.
-    """
-    if "compare" not in document.data:
-        yield "", document
-        return
-    if "methods" in document.data:
-        found.add(document, ("methods",), "give methods or compare, not both.")
-    compare = document.data["compare"]
-    if not isinstance(compare, dict) or not compare:
-        found.add(document, ("compare",), "compare: name at least one arm, as NAME: [methods].")
-        return
-    if len(compare) > _ARMS:
-        sentence = f"compare: {len(compare):,} arms; one recipe compares at most {_ARMS}."
-        found.add(document, ("compare",), sentence)
-        return
-    for name, value in compare.items():
-        loc: Loc = ("compare", name)
-        if not _NAME.fullmatch(name):
-            found.add(document, loc, f"compare: arm {name!r}: use letters, digits, - and _ only.")
-        if value is None:
-            found.add(document, loc, f"{dotted(loc)}: write [] for the head alone.")
-            continue
-        arm = checked(document, Arm, found, loc=loc, label="an arm of compare")
-        if arm is None:
-            continue
-        try:
-            yield name, _arm(document, name, arm)
-        except ConfigError as error:
-            found.add(document, (*loc, "set"), error.problems[0].split(": ", 1)[-1])
-
-
-def _arm(document: Document, name: str, arm: Arm) -> Document:
-    data = {k: v for k, v in document.data.items() if k != "compare"}
-    data["methods"] = [dict(method) for method in arm.methods]
-    prefix: Loc = ("compare", name, "methods")
-    origins = dict(document.origins)
-    for loc, origin in document.origins.items():
-        if loc[:3] == prefix:
-            origins["methods", *loc[3:]] = origin._replace(shown_as=dotted(loc))
-    part = Document(document.file, data, origins)
-    for key, value in arm.set.items():
-        part = override(part, key, value, document.origin(("compare", name, "set", key)))
-    return part
 
 
 def checked(
@@ -334,7 +289,7 @@ def check_methods(document: Document, found: Problems) -> None:
     methods = document.data.get("methods")
     if not isinstance(methods, list):
         return
-    for i, choice in enumerate(methods[:_METHODS]):
+    for i, choice in enumerate(methods[:METHODS]):
         loc: Loc = ("methods", i)
         if not isinstance(choice, dict):
             continue

@@ -23,6 +23,7 @@ except ImportError:  # Windows
 
 CONFIG, RESULTS, METRICS, LOG = "config.yaml", "results.json", "metrics.jsonl", "log.txt"
 ENVIRONMENT, PROFILE, ADAPTER = "environment.json", "data-profile.json", "adapter"
+ROWS = "test.safetensors"
 
 
 def create(output: str | Path, name: str) -> Path:

@@ -1,7 +1,6 @@
 """Running what a recipe says: one run directory for each set of methods."""
 
 import gc
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,24 @@ from torch import nn
 
 import peftcore
 from peftcore import Adapter, CheckpointError, Loaded, Plan
-from peftcore_train import building, processes, rundir, state, trackers
-from peftcore_train.batches import TrainingBatches, lengths_of, loader, scoring_loader
+from peftcore_train import building, processes, row_scores, rundir, state, trackers
+from peftcore_train.batches import (
+    TrainingBatches,
+    lengths_of,
+    loader,
+    scoring_loader,
+    scoring_order,
+)
 from peftcore_train.data import Row
 from peftcore_train.errors import TrainingError
 from peftcore_train.evaluation import evaluate
 from peftcore_train.loop import Loop, Session
+from peftcore_train.memory import peak_resident
 from peftcore_train.profile import Profile
 from peftcore_train.profile.findings import shown as listed
 from peftcore_train.progress import Progress, shown
 from peftcore_train.reading import encoded, examine
+from peftcore_train.row_scores import RowScores
 from peftcore_train.schema import Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
@@ -167,13 +174,14 @@ def _restored(session: Session) -> state.Position:
 
 
 def counts(plan: Plan) -> dict[str, float]:
-    """Return the numbers of parameters, and the share under both conventions."""
+    """Return the numbers of parameters, and the share under the three conventions."""
     return {
         "trainable": plan.trainable,
         "head": plan.head,
         "base": plan.base,
         "percent_of_total": plan.percent("of_total"),
         "percent_of_base": plan.percent("of_base"),
+        "percent_of_blocks": plan.percent("of_blocks"),
     }
 
 
@@ -237,7 +245,9 @@ def _finish(job: Job, folder: Path, outcome: Outcome, progress: Progress) -> dic
         model, _, loaded = reload(job, outcome.task, folder / rundir.ADAPTER)
     scorer = Scorer(outcome.task, model, accelerator, job.recipe.train, progress)
     again = scorer.score(outcome.features["validation"], "validation")
-    test = scorer.score(outcome.features["test"], "test")
+    test, rows = scorer.score_rows(outcome.features["test"], "test")
+    if accelerator.is_main_process:
+        row_scores.write(folder / rundir.ROWS, rows)
     equal = rundir.finite(again) == rundir.finite(best.scores)
     progress.say(
         f"adapter of epoch {best.epoch} read back from disk into a fresh {loaded.source}:"
@@ -296,9 +306,17 @@ class Scorer:
 
     def score(self, features: list[Features], split: str) -> dict[str, float]:
         """Return the metrics of the rows of a split."""
+        return self.score_rows(features, split)[0]
+
+    def score_rows(
+        self, features: list[Features], split: str
+    ) -> tuple[dict[str, float], RowScores]:
+        """Return the metrics of the rows of a split, and what each of them was scored by."""
         batches = self.accelerator.prepare(scoring_loader(self.task, features, self.section))
         coming = self.progress.counted(batches, f"scoring {split}", len(batches), unit="batches")
-        return evaluate(self.task, self.model, coming, self.accelerator)
+        kept: list[RowScores] = []
+        found = evaluate(self.task, self.model, coming, self.accelerator, keep=kept.append)
+        return found, row_scores.in_order(kept, scoring_order(features))
 
 
 def _check_reloaded(results: dict[str, Any], accelerator: Accelerator) -> None:
@@ -318,12 +336,4 @@ def peak_memory(accelerator: Accelerator) -> int:
     """Return the most bytes used so far: of the accelerator, or of this process."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    # Linux counts in kilobytes, macOS in bytes
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from peftcore import ConfigError, PeftcoreError, Strict, installed, nearest, resolve
-from peftcore_train import recipes
+from peftcore_train import arms, recipes
 from peftcore_train.paths import PathText, is_there
 from peftcore_train.recipes import Document, Problems
 
@@ -240,7 +240,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         ConfigError: the file is no recipe, or an override does not fit.
     """
     fields = TrainRecipe.model_fields.items()
-    known = {*(info.alias or name for name, info in fields), "compare"}
+    known = {*(info.alias or name for name, info in fields), *arms.SECTIONS}
     for text in overrides:
         section = re.split(r"[.\[=]", text)[0]
         if section not in known:
@@ -252,18 +252,27 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
 
 
 def jobs_of(document: Document) -> list[Job]:
-    """Return what a document says to train; see :func:`load_jobs`."""
+    """Return what a document says to train, one job for each arm; see :func:`load_jobs`.
+
+    Every setting and seed of a comparison is checked; of each arm the first one is returned.
+    """
     found = Problems()
-    jobs = []
-    for arm, part in recipes.arms(document, found):
-        recipe = recipes.checked(part, TrainRecipe, found)
-        recipes.check_methods(part, found)
-        _check_backbone(part, found)
-        task = _checked_task(part, found)
-        if recipe is not None and task is not None:
-            jobs.append(Job(arm, recipe, task))
+    jobs: dict[str, Job] = {}
+    for part in arms.parts(document, found):
+        job = checked_job(part.document, found, part.arm)
+        if job is not None:
+            jobs.setdefault(part.arm, job)
     found.raise_any()
-    return jobs
+    return list(jobs.values())
+
+
+def checked_job(document: Document, found: Problems, arm: str = "") -> Job | None:
+    """Validate a recipe without arms; note its problems and return None if there are any."""
+    recipe = recipes.checked(document, TrainRecipe, found)
+    recipes.check_methods(document, found)
+    _check_backbone(document, found)
+    task = _checked_task(document, found)
+    return None if recipe is None or task is None else Job(arm, recipe, task)
 
 
 def _check_backbone(document: Document, found: Problems) -> None:

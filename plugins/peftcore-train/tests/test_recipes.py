@@ -3,7 +3,7 @@
 import pytest
 
 from peftcore import ConfigError
-from peftcore_train import recipes
+from peftcore_train import arms, recipes
 from peftcore_train.recipes import Problems, Recipe
 
 GOOD = "name: a\nbackbone: {source: x}\nmethods: []\n"
@@ -18,7 +18,7 @@ def write(tmp_path, text: str):
 def problems_of(tmp_path, text: str, model=Recipe) -> list[str]:
     document = recipes.read(write(tmp_path, text))
     found = Problems()
-    for _, part in recipes.arms(document, found):
+    for _, part in arms.arms(document, found):
         recipes.checked(part, model, found)
     with pytest.raises(ConfigError) as caught:
         found.raise_any()
@@ -137,14 +137,14 @@ train:
 def test_arms_are_whole_recipes(tmp_path):
     found = Problems()
     document = recipes.read(write(tmp_path, COMPARE))
-    arms = dict(recipes.arms(document, found))
+    parts = dict(arms.arms(document, found))
     assert not found
-    assert [arm.data["methods"] for arm in arms.values()] == [
+    assert [arm.data["methods"] for arm in parts.values()] == [
         [{"method": "m"}], [{"method": "m", "rank": 2}], [],
     ]  # fmt: skip
-    assert arms["two"].data["seed"] == 7
-    assert [arm.data["train"]["epochs"] for arm in arms.values()] == [5, 2, 5]
-    assert not any("compare" in arm.data for arm in arms.values())
+    assert parts["two"].data["seed"] == 7
+    assert [arm.data["train"]["epochs"] for arm in parts.values()] == [5, 2, 5]
+    assert not any("compare" in arm.data for arm in parts.values())
     assert document.data["train"] == {"epochs": 5}
 
 
@@ -167,7 +167,7 @@ def test_problems_in_arms_name_their_line_and_path(tmp_path):
 def test_a_problem_of_a_method_in_an_arm_has_its_line(tmp_path):
     path = write(tmp_path, COMPARE)
     found = Problems()
-    for _, part in recipes.arms(recipes.read(path), found):
+    for _, part in arms.arms(recipes.read(path), found):
         recipes.check_methods(part, found)
     with pytest.raises(ConfigError) as caught:
         found.raise_any()

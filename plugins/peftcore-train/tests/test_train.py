@@ -103,6 +103,7 @@ def test_a_run_directory_holds_all_that_is_promised(plain):
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "adapter", "results.json", "log.txt",
         "data-profile.json",
+        "test.safetensors",
     }  # fmt: skip
     found = results(folder)
     assert found["reloaded_equal"] is True
