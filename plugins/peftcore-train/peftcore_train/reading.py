@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from peftcore import ConfigError, DataError, Loaded
 from peftcore_train import building
-from peftcore_train.data import Columns, Row, read_split
+from peftcore_train.data import Columns, Row
 from peftcore_train.profile import Finding, Profile
 from peftcore_train.profile.findings import of_error, shown
 from peftcore_train.profile.lengths import Measure
@@ -145,10 +145,7 @@ def _read(task: Task, job: Job, split: Split, found: list[Finding]) -> list[Row]
     problems: list[DataError] = []
     rows: list[Row] = []
     try:
-        if type(task).read is Task.read:
-            rows = read_split(job.recipe.data, split, task.columns(), problems)
-        else:
-            rows = task.read(job.recipe.data, split)
+        rows = task.read(job.recipe.data, split, problems)
     except DataError as error:
         problems.append(error)
     found += (of_error("unreadable", problem) for problem in problems)
@@ -188,6 +185,8 @@ def _probed(job: Job, row: Row) -> list[Finding]:
     except DataError as error:
         one = of_error("row", error)
         return [one] if one.where == row.where else []
+    except ConfigError:
+        return []  # such as a label that this row does not have
     return []
 
 

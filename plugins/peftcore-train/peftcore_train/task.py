@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftcore import ConfigError, Loaded, Strict, nearest
+from peftcore import ConfigError, DataError, Loaded, Strict, nearest
 from peftcore_train.data import Columns, Row, read_split
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.text import check_max_length
@@ -48,13 +48,21 @@ class Task:
         """Return what the columns are that the task reads; by them its data is looked at."""
         return Columns()
 
-    def read(self, data: DataSection, split: Split) -> list[Row]:
+    def read(
+        self, data: DataSection, split: Split, problems: list[DataError] | None = None
+    ) -> list[Row]:
         """Return the rows of a split.
+
+        Args:
+            data: the ``data`` section.
+            split: which.
+            problems: where what is wrong is put, so that all of it is found; else the first is
+                raised.
 
         Raises:
             DataError: the data is missing, empty or damaged.
         """
-        return read_split(data, split, self.columns())
+        return read_split(data, split, self.columns(), problems)
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take from the training rows what the task must know, such as its labels."""

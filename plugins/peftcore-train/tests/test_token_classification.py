@@ -167,6 +167,7 @@ def test_entities_are_learned_and_predicted(recipe, data, peftcore):
     (run,) = (data.parent / "runs").iterdir()
     done = peftcore("predict", run, "--input", "-", input='{"tokens": "the film was fine"}\n')
     assert json.loads(done.stdout) == {
+        "tokens": "the film was fine",
         "labels": ["O", "B-N", "O", "O"],
         "entities": [{"type": "N", "start": 1, "end": 2, "text": "film"}],
     }

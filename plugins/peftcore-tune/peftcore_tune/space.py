@@ -84,7 +84,7 @@ def _numbers(part: Mapping[str, Any], value: Any) -> Range | None:
     whole = part["type"] == "integer"
     low, high = (part.get(name, part.get(f"exclusive{name.capitalize()}")) for name in _BOUNDS)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        value = None
+        return None  # it is not at work unless it is given
     if value:
         near = (max(1, value // _FACTOR) if whole else value / _FACTOR), value * _FACTOR
         low = near[0] if low is None else max(low, near[0])

@@ -94,9 +94,11 @@ class CausalLM(Task):
             return Columns((config.text_column,))
         return Columns((config.prompt_column,), (config.completion_column,))
 
-    def read(self, data: DataSection, split: Split) -> list[Row]:
+    def read(
+        self, data: DataSection, split: Split, problems: list[DataError] | None = None
+    ) -> list[Row]:
         """Return the rows of a split; with ``turns: each`` one for every turn of the assistant."""
-        rows = super().read(data, split)
+        rows = super().read(data, split, problems)
         if self.config.format != "messages" or self.config.turns == "all":
             return rows
         return [turn for row in rows for turn in each_turn(row, self.config)]

@@ -78,9 +78,10 @@ class Embedding(Task):
         self._loss = config.loss or ("cosent" if scored else "ranking")
 
     def columns(self) -> Columns:
-        """Return the columns of the texts, and that of their similarity."""
+        """Return the column of the text that is embedded, and those of what is told of it."""
+        anchor, *others = self._columns
         score = self.config.score_column
-        return Columns(tuple(self._columns), (score,) if score else ())
+        return Columns((anchor,), (*others, *([score] if score else [])))
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has its texts, and its score where there are scores."""

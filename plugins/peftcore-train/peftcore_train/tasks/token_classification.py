@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from peftcore import DataError, Loaded
 from peftcore_train.data import Columns, Row
+from peftcore_train.logits import targets_of, token_scores
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.labels import Label, Labels, label_of
-from peftcore_train.tasks.masked_lm import token_scores
 from peftcore_train.tasks.words import encode_words, words_of
 from peftcore_train.text import TokenConfig, fills, padded, tokenizer_of
 
@@ -150,7 +150,8 @@ class TokenClassification(Task):
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return guesses and labels, [B, L], the loss of each row, and its numbers of entities."""
         logits, labels = self._logits(model, batch), batch["labels"]
-        scores = token_scores(logits, labels)
+        found = targets_of(labels, shift=0)
+        scores = token_scores(logits.flatten(0, 1)[found["places"]], found, len(labels))
         guesses = logits.argmax(-1)
         if self.marks_entities:
             return scores | self._entity_counts(guesses, labels)
