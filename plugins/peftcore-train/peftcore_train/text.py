@@ -17,7 +17,7 @@ from peftcore_train.residues import Changed, Rare, is_of_residues, residues
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "esm", "longformer", "data2vec-text")
 
 
-class TokenConfig(Strict):
+class LengthConfig(Strict):
     """Fields of every task on tokens."""
 
     max_length: int | None = Field(
@@ -26,6 +26,11 @@ class TokenConfig(Strict):
     truncation: bool = Field(
         False, description="Cut rows that are longer; without it a longer row is an error."
     )
+
+
+class TokenConfig(LengthConfig):
+    """Fields of tasks whose texts may be sequences of residues."""
+
     spaced: bool = Field(
         False,
         description="Put a blank between characters, for vocabularies of single characters. That is"
@@ -122,8 +127,8 @@ def written(config: TokenConfig, row: Row, column: str, loaded: Loaded, changed:
         DataError: there is no text, or a sequence holds something that is no residue.
     """
     text = row.text(column)
-    letters, of_residues = _letters(tokenizer_of(loaded))
-    if config.residues or (config.residues is None and of_residues):
+    letters = _letters_of(config, loaded)
+    if letters is not None:
         try:
             text, now = residues(text, letters, config.rare_residues)
         except DataError as error:
@@ -131,6 +136,46 @@ def written(config: TokenConfig, row: Row, column: str, loaded: Loaded, changed:
         changed.update(now)
         return " ".join(text)
     return " ".join("".join(text.split())) if config.spaced else text
+
+
+def residues_one_by_one(
+    config: TokenConfig, row: Row, column: str, found: Sequence[str], loaded: Loaded
+) -> tuple[list[str], Changed]:
+    """Return residues that have a label each as a vocabulary of residues has them, and the changes.
+
+    Raises:
+        DataError: one of them is none, or a gap, which no model reads and no label can be given to.
+    """
+    letters = _letters_of(config, loaded)
+    changed: Changed = Counter()
+    if letters is None:
+        return list(found), changed
+    out = []
+    for place, residue in enumerate(found, 1):
+        try:
+            letter, now = residues(residue, letters, config.rare_residues)
+        except DataError:
+            letter, now = "", Counter()
+        if len(letter) != 1:
+            raise DataError(
+                f"{row.where}: column {column!r}: {residue!r} at place {place} is no residue; leave"
+                " it out together with its label."
+            )
+        out.append(letter)
+        changed.update(now)
+    return out, changed
+
+
+def reads_residues(config: TokenConfig, loaded: Loaded) -> bool:
+    """Tell whether texts are read as sequences of residues, a blank between two."""
+    return _letters_of(config, loaded) is not None
+
+
+def _letters_of(config: TokenConfig, loaded: Loaded) -> frozenset[str] | None:
+    """Return the residues that a vocabulary has; None where texts are no sequences of residues."""
+    letters, of_residues = _letters(tokenizer_of(loaded))
+    wanted = of_residues if config.residues is None else config.residues
+    return letters if wanted else None
 
 
 @lru_cache(maxsize=4)

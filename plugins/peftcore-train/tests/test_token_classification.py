@@ -11,6 +11,7 @@ from transformers import BertTokenizerFast, EsmTokenizer
 from peftcore import ConfigError, DataError, Loaded
 from peftcore_train.data import Row
 from peftcore_train.metrics import computed, entity_metrics, label_metrics
+from peftcore_train.residues import STANDARD
 from peftcore_train.tasks.token_classification import (
     TokenClassification,
     TokenClassificationConfig,
@@ -174,3 +175,17 @@ def test_entities_are_learned_and_predicted(recipe, data, peftcore):
 
 
 NOUNS = ("film", "story", "people")
+
+
+def test_residues_are_read_as_the_vocabulary_has_them_and_keep_their_labels(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *STANDARD, "X"]))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    task = TokenClassification(TokenClassificationConfig(unit="residue", labels=("H", "C")))
+    task.learn([row("EVQL", "HHCC")])
+    features = task.encode(row("evUl", "HHCC", 2), Loaded(nn.Identity(), tokenizer))
+    read = tokenizer.convert_ids_to_tokens(features["input_ids"])
+    assert read == ["[CLS]", "E", "V", "X", "L", "[SEP]"]
+    assert features["labels"] == [-100, 0, 0, 1, 1, -100]
+    assert features["changed"] == {"lower case read as upper": 3, "U read as X": 1}
+    with pytest.raises(DataError, match=r"x.jsonl:3: column 'tokens': '-' at place 2 is no res"):
+        task.encode(row("E-V", "HHC", 3), Loaded(nn.Identity(), tokenizer))

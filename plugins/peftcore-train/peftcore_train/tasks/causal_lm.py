@@ -24,7 +24,7 @@ from peftcore_train.packing import packed
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.text import (
-    TokenConfig,
+    LengthConfig,
     check_length,
     fills,
     ids_of,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class CausalLMConfig(ChatConfig, ScoredConfig, TokenConfig):
+class CausalLMConfig(ChatConfig, ScoredConfig, LengthConfig):
     """The ``task`` section of causal language modelling."""
 
     format: Literal["prompt", "messages", "text"] = Field(

@@ -22,7 +22,7 @@ from peftcore_train.generation import GenerationConfig
 from peftcore_train.logits import by_row
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.tasks.causal_lm import CausalLM, CausalLMConfig
-from peftcore_train.text import TokenConfig
+from peftcore_train.text import LengthConfig
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _AHEAD = 8
 
 
-class PreferenceConfig(TemplateConfig, GenerationConfig, TokenConfig):
+class PreferenceConfig(TemplateConfig, GenerationConfig, LengthConfig):
     """The ``task`` section of preference."""
 
     format: Literal["prompt", "messages"] = Field(

@@ -19,7 +19,7 @@ from peftcore_train.generation import (
 from peftcore_train.logits import IGNORED, logits_at, targets_of, token_loss, token_scores
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.text import (
-    TokenConfig,
+    LengthConfig,
     check_length,
     fills,
     most_tokens,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class Seq2SeqConfig(ScoredConfig, TokenConfig):
+class Seq2SeqConfig(ScoredConfig, LengthConfig):
     """The ``task`` section of sequence to sequence."""
 
     source_column: str = Field("source", description="Column of the text to read.")

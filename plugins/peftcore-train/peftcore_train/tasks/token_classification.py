@@ -16,7 +16,14 @@ from peftcore_train.logits import targets_of, token_scores
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.labels import Label, Labels, label_of
 from peftcore_train.tasks.words import encode_words, words_of
-from peftcore_train.text import TokenConfig, fills, padded, tokenizer_of
+from peftcore_train.text import (
+    TokenConfig,
+    fills,
+    padded,
+    reads_residues,
+    residues_one_by_one,
+    tokenizer_of,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -120,10 +127,17 @@ class TokenClassification(Task):
         """Return the model's inputs, the first token of each word, and the tokens' labels."""
         self._tokenizer = tokenizer_of(loaded)
         words = self._words(row)
-        blank = "" if self.config.unit == "residue" and not self.config.spaced else " "
+        changed: Mapping[str, int] = {}
+        if self.config.unit == "residue":
+            column = self.config.tokens_column
+            words, changed = residues_one_by_one(self.config, row, column, words, loaded)
+        apart = self.config.spaced or reads_residues(self.config, loaded)
+        blank = "" if self.config.unit == "residue" and not apart else " "
         encoded, firsts = encode_words(self.config, row, words, loaded, blank=blank)
         length = len(encoded["input_ids"])
         features: Features = {**encoded, "firsts": firsts, "words": words, "length": length}
+        if changed:
+            features["changed"] = dict(changed)
         if labelled:
             labels = [_IGNORED] * length
             for first, target in zip(firsts, self._targets(row, words), strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from peftcore import ConfigError, DataError, Loaded
 from peftcore_train.data import Row
-from peftcore_train.text import TokenConfig, check_length, most_tokens, tokenizer_of
+from peftcore_train.text import LengthConfig, check_length, most_tokens, tokenizer_of
 
 
 def words_of(value: Any, row: Row, column: str, *, residues: bool) -> list[str]:
@@ -33,7 +33,7 @@ def words_of(value: Any, row: Row, column: str, *, residues: bool) -> list[str]:
 
 
 def encode_words(
-    config: TokenConfig, row: Row, words: Sequence[str], loaded: Loaded, *, blank: str
+    config: LengthConfig, row: Row, words: Sequence[str], loaded: Loaded, *, blank: str
 ) -> tuple[dict[str, list[int]], list[int | None]]:
     """Return the model's inputs for words, and the token that each word begins with.
 
