@@ -9,8 +9,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from peftcore_train.schema import TrainSection
 from peftcore_train.task import Batch, Features, Task
 
-#: Batches among which rows of similar length are put together.
-_MEGABATCH = 50
 #: A row of a batch: its index, and the seed of what happens to it at random.
 Pick = tuple[int, int]
 
@@ -49,6 +47,7 @@ class TrainingBatches(Sampler[list[Pick]]):
         self.lengths = lengths
         self.batch_size = section.batch_size
         self.grouped = section.group_by_length
+        self.span = section.mega_batch_mult * section.batch_size
         self.rows = min(section.samples_per_epoch or len(lengths), len(lengths))
         self.seed = seed
         self.epoch = 0
@@ -74,8 +73,7 @@ class TrainingBatches(Sampler[list[Pick]]):
         yield from (*full, *rest)[self.start :]
 
     def _grouped(self, order: list[int]) -> list[int]:
-        span = _MEGABATCH * self.batch_size
-        spans = (order[i : i + span] for i in range(0, len(order), span))
+        spans = (order[i : i + self.span] for i in range(0, len(order), self.span))
         return [i for part in spans for i in sorted(part, key=lambda row: self.lengths[row])]
 
 

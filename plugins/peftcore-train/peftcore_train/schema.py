@@ -119,6 +119,13 @@ class TrainSection(Strict):
     group_by_length: bool = Field(
         True, description="Put rows of similar length into one batch, so that less is padded."
     )
+    mega_batch_mult: int = Field(
+        4,
+        ge=1,
+        le=10_000,
+        description="With `group_by_length`: in so many batches, drawn at random, rows are sorted"
+        " by length. Fewer mix rows better from epoch to epoch, more pad less.",
+    )
     samples_per_epoch: int | None = Field(
         None, ge=1, description="Rows of an epoch, drawn anew for each; all of them if not given."
     )

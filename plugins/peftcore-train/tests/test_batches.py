@@ -42,7 +42,21 @@ def test_rows_of_similar_length_share_a_batch():
         lengths = [[LENGTHS[i] for i, _ in batch] for batch in batches]
         return sum(max(part) * len(part) - sum(part) for part in lengths)
 
-    assert padding(training()) < padding(training(group_by_length=False)) / 4
+    plain = padding(training(group_by_length=False))
+    assert padding(training(mega_batch_mult=50)) < padding(training()) < plain / 2
+
+
+def test_rows_that_share_a_batch_part_in_the_next_epoch():
+    def together(batches, epoch):
+        batches.epoch = epoch
+        return {frozenset((a, b)) for batch in batches for a, _ in batch for b, _ in batch if a < b}
+
+    def again(**section):
+        first, second = (together(training(**section), epoch) for epoch in (0, 1))
+        return len(first & second) / len(first)
+
+    # all rows sorted by length would be nearly the same batches in every epoch
+    assert again(mega_batch_mult=4) < again(mega_batch_mult=50) / 2
 
 
 def test_an_epoch_of_fewer_rows_draws_them_anew():
