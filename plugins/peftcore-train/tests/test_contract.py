@@ -57,7 +57,8 @@ class TestSeveralLabels(TestSequenceClassification):
         [word for word in ("film", "people", "story") if word in text] for text in TEXTS
     ])  # fmt: skip
     empty = ("label",)
-    learning_rate = 1e-2
+    learning_rate = 3e-3
+    epochs = 12
     remembered = 0.8
 
 

@@ -75,7 +75,7 @@ def stop(child):
 SAVED_OFTEN = {"epochs": 2, "save_steps": 3, "log_steps": 1}
 LEARNS = {
     "methods": [{"method": "lora", "rank": 8, "targets": ["embeddings", "all-linear"]}],
-    "train": {"epochs": 8, "learning_rate": 0.003},
+    "train": {"epochs": 12, "learning_rate": 0.003},
 }
 
 
