@@ -147,6 +147,12 @@ def write_recipe(
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Use one thread: a copy of a process whose pool of threads is at work waits for ever."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def child():
     """Return a function that does something in a copy of this process.

@@ -80,7 +80,6 @@ def check_whole(folder: Path) -> None:
 
 
 def test_a_kill_at_any_file_system_event_loses_nothing(short, child, tmp_path):
-    torch.set_num_threads(1)
     whole = tmp_path / "whole"
     assert trained(child, whole, short(whole)) == 0
     count = int((tmp_path / "events").read_text())
