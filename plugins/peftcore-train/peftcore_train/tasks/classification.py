@@ -1,21 +1,19 @@
 """Sequence classification: labels for a text, a pair of texts, or a sequence of residues."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
-from peftcore import Loaded
 from peftcore_train.data import Columns, Row
-from peftcore_train.task import Batch
+from peftcore_train.tasks.labelled import Labelled
 from peftcore_train.tasks.labels import Label, Labels
 from peftcore_train.tasks.one_label import OneLabel
 from peftcore_train.tasks.several_labels import SeveralLabels
 from peftcore_train.tasks.whole_text import WholeText, WholeTextConfig
 
 if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
+    pass
 
 
 class ClassificationConfig(WholeTextConfig):
@@ -55,7 +53,7 @@ class ClassificationConfig(WholeTextConfig):
         return self
 
 
-class SequenceClassification(WholeText):
+class SequenceClassification(Labelled, WholeText):
     """Cross-entropy of one label, or of yes and no for each of several."""
 
     default_metric = OneLabel.default_metric
@@ -65,7 +63,7 @@ class SequenceClassification(WholeText):
         super().__init__(config)
         self.labels = Labels(config.labels)
         kind = SeveralLabels if config.multi_label else OneLabel
-        self.kind: OneLabel | SeveralLabels = kind(config, self.labels)
+        self.kind = kind(config, self.labels)
         self.default_metric = self.kind.default_metric
         self.metric_names = self.kind.metric_names
 
@@ -74,45 +72,11 @@ class SequenceClassification(WholeText):
         label = self.config.label_column
         return Columns(self.texts, (label,), None if self.config.multi_label else label)
 
-    def learn(self, rows: Sequence[Row]) -> None:
-        """Take the labels and their frequencies from the training rows."""
-        self.kind.learn(rows)
-        self.metric_names = self.kind.metric_names
-
-    @property
-    def needs_rows(self) -> bool:
-        """Whether the labels are still to be learned."""
-        return not self.labels.all
-
     def answer(self, row: Row) -> int | list[float]:
         """Return the index of a row's label; of several, 1 or 0 for each."""
         return self.kind.answer(row)
-
-    def learned(self) -> dict[str, Any]:
-        """Return the labels in the order of the head's outputs."""
-        return {"labels": list(self.labels.all)}
 
     def model_config(self) -> dict[str, Any]:
         """Return the names of the labels, and whether one or several of them are right."""
         number = "multi" if self.config.multi_label else "single"
         return {**super().model_config(), "problem_type": f"{number}_label_classification"}
-
-    def load_options(self) -> dict[str, Any]:
-        """Return the number of labels."""
-        return {"num_labels": len(self.labels)}
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy, weighted by class."""
-        return self.kind.loss(self.logits(model, batch), batch["target"])
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return predictions, targets and the plain cross-entropy of each row."""
-        return self.kind.scores(self.logits(model, batch), batch["target"])
-
-    def metrics(self) -> "MetricCollection":
-        """Return the metrics of one label, or of several."""
-        return self.kind.metrics()
-
-    def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
-        """Return the label or labels, and the probability of every label."""
-        return self.kind.predictions(self.logits(model, batch))

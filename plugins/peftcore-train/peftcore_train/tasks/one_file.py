@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from peftcore import Loaded, Strict
 from peftcore_train.data import Columns, Row
-from peftcore_train.task import Batch, Features, Task
+from peftcore_train.task import Batch, Features
+from peftcore_train.tasks.labelled import Labelled
 from peftcore_train.tasks.labels import Label, Labels
 from peftcore_train.tasks.one_label import OneLabel
 
 if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
+    pass
 
 
 class OneFileConfig(Strict):
@@ -32,7 +33,7 @@ class OneFileConfig(Strict):
     )
 
 
-class OneFile(Task):
+class OneFile(Labelled):
     """Cross-entropy of the label of a file, which is read anew for each batch.
 
     A subclass says what a file must be, and how some become a batch.
@@ -60,29 +61,11 @@ class OneFile(Task):
         label = self.config.label_column
         return Columns((self.config.file_column,), (label,), label, files=True)
 
-    def learn(self, rows: Sequence[Row]) -> None:
-        """Take the labels and their frequencies from the training rows."""
-        self.kind.learn(rows)
-        self.metric_names = self.kind.metric_names
-
-    @property
-    def needs_rows(self) -> bool:
-        """Whether the labels are still to be learned."""
-        return not self.labels.all
-
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a label and a file that can be read."""
         for row in rows:
             self.kind.answer(row)
             self.look(row)
-
-    def learned(self) -> dict[str, Any]:
-        """Return the labels in the order of the head's outputs."""
-        return {"labels": list(self.labels.all)}
-
-    def load_options(self) -> dict[str, Any]:
-        """Return the number of labels."""
-        return {"num_labels": len(self.labels)}
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return the file's path and the index of the label; the file is read for each batch."""
@@ -103,19 +86,3 @@ class OneFile(Task):
         out = model(**inputs)
         logits: Tensor = out if isinstance(out, Tensor) else out.logits
         return logits.float()
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy, weighted by class."""
-        return self.kind.loss(self.logits(model, batch), batch["target"])
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return logits, targets and the plain cross-entropy of each row."""
-        return self.kind.scores(self.logits(model, batch), batch["target"])
-
-    def metrics(self) -> "MetricCollection":
-        """Return accuracy, macro F1 and MCC; for two labels AUROC and average precision."""
-        return self.kind.metrics()
-
-    def predict(self, model: nn.Module, batch: Batch, loaded: Loaded) -> list[dict[str, Any]]:
-        """Return the label and the probability of every label."""
-        return self.kind.predictions(self.logits(model, batch))
