@@ -94,6 +94,13 @@ def peftcore_register_sources() -> list[SourceSpec]:
             resolve="peftcore_samples.peptides:amp",
         ),
         SourceSpec(
+            name="samples/antibody-regions",
+            kind="data",
+            summary="Human antibody V genes with the region of each residue, by IMGT (0.1 MB).",
+            licence="MIT (package tidytcells)",
+            resolve="peftcore_samples.antibodies:regions",
+        ),
+        SourceSpec(
             name="samples/python-code",
             kind="data",
             summary="Functions and docstrings of Python's own standard library (no download).",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peftcore import PeftcoreError
-from peftcore_samples import peptides, python_code, python_labels, sentiment
+from peftcore_samples import antibodies, peptides, python_code, python_labels, sentiment
 from peftcore_samples.splits import Row, write_splits
 
 SPLITS = ("train", "validation", "test")
@@ -79,6 +79,21 @@ def test_a_peptide_with_both_labels_is_left_out() -> None:
     assert list(peptides.labelled(table)) == [
         ("GLW", {"sequence": "GLW", "label": "AMP"}),
         ("MKV", {"sequence": "MKV", "label": "UniProt"}),
+    ]
+
+
+def test_a_gene_without_a_region_or_with_an_unknown_residue_is_left_out() -> None:
+    known = {"FR1-IMGT": "QV", "CDR1-IMGT": "G", "FR2-IMGT": "W", "CDR2-IMGT": "IS"}
+    table = {
+        "IGKV1D-39*01": {**known, "FR3-IMGT": "NC", "V-REGION": "QVGWISNCAR"},
+        "IGKV1-39*01": {**known, "FR3-IMGT": "NC", "V-REGION": "QVGWISNCAR"},
+        "IGHV1-2*01": {**known, "FR3-IMGT": "NX", "V-REGION": "QVGWISNXAR"},
+        "IGHV1-3*01": {**known, "V-REGION": "QVGWISNCAR"},
+        "IGHJ1*01": {"J-REGION": "AEYFQHWGQGTLVTVSS"},
+    }
+    labels = ["FR1", "FR1", "CDR1", "FR2", "CDR2", "CDR2", "FR3", "FR3", "CDR3", "CDR3"]
+    assert list(antibodies.labelled(json.dumps(table))) == [
+        ("IGKV1-39", {"gene": "IGKV1D-39*01", "sequence": "QVGWISNCAR", "labels": labels})
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import peftcore_samples
-from peftcore_samples import models, peptides, sentiment, vision, whisper
+from peftcore_samples import antibodies, models, peptides, sentiment, vision, whisper
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -39,7 +39,7 @@ def test_every_package_is_in_the_readme_with_its_licence() -> None:
     text = README.read_text("utf-8")
     for package in (
         models.MINILM, models.SMOLLM2, models.ANTIBERTY, whisper.WHISPER, sentiment.VADER,
-        peptides.MODLAMP, vision.VIT_S14, vision.EFFICIENTNET_LITE0,
+        peptides.MODLAMP, antibodies.TIDYTCELLS, vision.VIT_S14, vision.EFFICIENTNET_LITE0,
     ):  # fmt: skip
         assert f"{package.name} {package.version}, {package.size}, {package.licence}" in text
 
@@ -72,6 +72,15 @@ def test_peptides_have_two_labels() -> None:
     rows = read(peptides.amp() / "train.jsonl")
     assert len(rows) == 3234
     assert {row["label"] for row in rows} == {"AMP", "UniProt"}
+
+
+@pytest.mark.weights
+def test_every_residue_of_an_antibody_gene_has_a_region() -> None:
+    rows = read(antibodies.regions() / "train.jsonl")
+    assert all(len(row["labels"]) == len(row["sequence"]) for row in rows)
+    assert {label for row in rows for label in row["labels"]} == {
+        "FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3",
+    }  # fmt: skip
 
 
 @pytest.mark.weights

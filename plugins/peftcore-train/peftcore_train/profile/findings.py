@@ -87,11 +87,14 @@ def settled(findings: Iterable[Finding], accepted: Sequence[Acceptable]) -> list
 def raise_all(findings: Sequence[Finding]) -> None:
     """Raise an error with a line for each finding, as many as are shown, if there are any.
 
+    Args:
+        findings: one that several arms share counts once.
+
     Raises:
         DataError: there are findings.
     """
     if findings:
-        raise DataError("\n".join(dict.fromkeys(shown(findings))))
+        raise DataError("\n".join(shown(list(dict.fromkeys(findings)))))
 
 
 def shown(findings: Sequence[Finding]) -> list[str]:
