@@ -1,4 +1,4 @@
-"""The recipes that are shown: each can be trained as it is written, by what its heading installs."""
+"""The recipes that are shown: each is good as it is written, and its heading installs it."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Human antibody germline genes with the region of each residue, by IMGT, as tidytcells ships them."""
+"""Human antibody germline genes with the region of each residue by IMGT, out of tidytcells."""
 
 import json
 import re

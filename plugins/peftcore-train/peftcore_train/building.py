@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -159,13 +160,19 @@ def attach(
 
 
 def check_start(job: Job) -> None:
-    """Check that the adapter that a recipe starts from is there.
+    """Check that the adapter that a recipe starts from is there, and that its task can.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: one of them is not so.
     """
     if job.recipe.start is not None:
-        _start(job.recipe.start)
+        make_task(job).check_start(_task_of(_start(job.recipe.start)))
+
+
+def _task_of(adapter: Path) -> dict[str, Any]:
+    """Return the task of the run that an adapter is from; empty if it is from none."""
+    extra = peftcore.inspect(adapter).get("extra", {})
+    return dict(extra.get("recipe", {}).get("task", {}))
 
 
 def _start(named: str) -> Path:
@@ -184,7 +191,7 @@ def start(job: Job, task: Task, adapter: Adapter) -> str:
     """
     assert job.recipe.start is not None
     place = _start(job.recipe.start)
-    before = peftcore.inspect(place).get("extra", {}).get("recipe", {}).get("task", {})
+    before = _task_of(place)
     learned = {"type": job.task_type, **task.learned()}
     same = all(before.get(name) == value for name, value in learned.items())
     kept = adapter.start_from(place, heads=same)

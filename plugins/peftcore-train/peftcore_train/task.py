@@ -141,6 +141,16 @@ class Task:
         """
         raise NotImplementedError
 
+    def check_start(self, before: Mapping[str, Any]) -> None:
+        """Check that training may start ``from:`` the adapter of a run.
+
+        Args:
+            before: the ``task`` section of that run; empty for an adapter of another origin.
+
+        Raises:
+            ConfigError: it may not; say what to do.
+        """
+
     def begin(self, model: nn.Module, rows: Sequence[Features]) -> None:
         """Do what is to be done once before the first step, such as adding to the training rows.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from peftcore import DataError, Examples, attach, backbone_named
+from peftcore import ConfigError, DataError, Examples, attach, backbone_named
 from peftcore.testing import perturb
 from peftcore_train.batches import SingleRows
 from peftcore_train.data import Row
@@ -128,3 +128,13 @@ def test_prompts_may_be_conversations(loaded):
     ):
         with pytest.raises(DataError, match=f"x:1: .*{said}"):
             task.check([Row({**row.values, column: value}, "x:1")])
+
+
+def test_an_adapter_of_another_task_is_no_start_for_preference() -> None:
+    """The reference is the base with the adapter off: it would lack what that adapter learned."""
+    task = Preference(PreferenceConfig())
+    task.check_start({"type": "preference"})
+    with pytest.raises(ConfigError, match=r"an adapter of causal-lm cannot start preference.*Merge"):
+        task.check_start({"type": "causal-lm"})
+    with pytest.raises(ConfigError, match="peftcore merge RUN OUT"):
+        task.check_start({})

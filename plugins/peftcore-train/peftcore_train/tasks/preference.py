@@ -5,7 +5,7 @@ DPO, Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290); IPO, Azar et al. 2
 switched off, so that there is no second copy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import peftcore
-from peftcore import DataError, Loaded, device_of
+from peftcore import ConfigError, DataError, Loaded, device_of
 from peftcore_train.chat import TemplateConfig
 from peftcore_train.data import Columns, Row
 from peftcore_train.generation import GenerationConfig
@@ -116,6 +116,19 @@ class Preference(Task):
         if "reference" in rows[0]:
             batch["reference"] = torch.tensor([row["reference"] for row in rows]).T.flatten()
         return batch
+
+    def check_start(self, before: Mapping[str, Any]) -> None:
+        """Refuse an adapter that was not trained on preferences.
+
+        The reference is the base with the adapter off, so what that adapter learned would be lost
+        to it, and pulled back to the base.
+        """
+        if before.get("type") != "preference":
+            raise ConfigError(
+                f"from: an adapter of {before.get('type', 'an unknown task')} cannot start"
+                " preference, whose reference is the base with the adapter off. Merge it first,"
+                " peftcore merge RUN OUT, and name OUT as backbone.source in place of from."
+            )
 
     def begin(self, model: nn.Module, rows: Sequence[Features]) -> None:
         """Compute the base's log-probabilities of the training rows, where a recipe says so."""
