@@ -79,7 +79,12 @@ from peftcore.model.backbones import (
     build_on_meta as build_on_meta,
     query_key_value as query_key_value,
 )
-from peftcore.model.calls import padding_id as padding_id, read_call as read_call
+from peftcore.model.calls import (
+    padding_id as padding_id,
+    read_call as read_call,
+    read_decoder as read_decoder,
+    read_labels as read_labels,
+)
 from peftcore.model.context import Context as Context
 from peftcore.model.globs import path_matches as path_matches
 from peftcore.model.layers import (

@@ -65,6 +65,8 @@ class Backbone:
     default_head: ClassVar[str] = "none"
     #: Of several stacks, the one that contexts tell of, and that sequences and ``layers`` mean.
     main_stack: ClassVar[str] = ""
+    #: Of several stacks, the one that writes after it has read what another one made of a prompt.
+    writing_stack: ClassVar[str] = ""
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -93,6 +95,28 @@ class Backbone:
     ) -> Context:
         """Say what pieces may know of a call of the entry module with these arguments."""
         return Context()
+
+    def entries(self, model: nn.Module) -> Mapping[str, str]:
+        """Return name of a stack to the path of the module whose call takes in its tokens.
+
+        Each of these stacks has a context of its own, which :meth:`stack_context` makes when the
+        module is called, within a call of the entry or by itself. None by default.
+        """
+        return {}
+
+    def stack_context(
+        self, stack: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
+        call: Context,
+    ) -> Context:  # fmt: skip
+        """Say what pieces may know of a call of a stack's module with these arguments.
+
+        Args:
+            stack: name of the stack.
+            module: what :meth:`entries` names.
+            args, kwargs: what it is called with.
+            call: what :meth:`context` says of the entry's call that runs; empty outside of one.
+        """
+        raise NotImplementedError
 
     def recognises(self, source: str) -> bool:
         """Tell whether a folder or a hub's name holds a checkpoint of this family."""

@@ -44,6 +44,13 @@ def has(found: Survey, feature: str) -> bool:
     return feature in found.backbone.has
 
 
+def prompt_stack(found: Survey) -> str:
+    """Return the stack that reads the prompt, in a model where another one writes; else nothing."""
+    stacks = {site.stack for site in found.sites if site.stack}
+    others = stacks - {found.backbone.writing_stack}
+    return others.pop() if len(others) == 1 and len(stacks) == 2 else ""
+
+
 def missing(found: Survey, needs: tuple[str, ...]) -> str:
     """Say why a model cannot take a method that needs some features; empty where it can."""
     if isinstance(found.backbone, Structural):
