@@ -94,18 +94,23 @@ def read_labels(labels: Any) -> Context:
     return Context(mask=(behind < whole) | (whole == 0), prompt=behind == 0)
 
 
-def read_decoder(
-    call: Mapping[str, Any], told: Context, *, padding: int | None, start: int | None
-) -> Context:
-    """Say what :func:`read_call` says of the tokens of a decoder, and what of those it reads.
+def read_stack(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], told: Context, *,
+    writes: bool,
+) -> Context:  # fmt: skip
+    """Say what a call of one side of an encoder with a decoder tells of the tokens there.
+
+    Of a decoder it says besides what is known of those that it reads.
 
     Args:
-        call: arguments of the decoder by name: ``attention_mask`` is that of its own tokens,
-            ``encoder_hidden_states`` and ``encoder_attention_mask`` are what it reads.
-        told: what the labels of the whole model's call tell of them.
-        padding: number of the token that pads rows.
-        start: number of the token with which it begins to write, which may be the padding's.
+        module: the encoder or the decoder.
+        args, kwargs: what it is called with.
+        told: what the labels of the whole model's call tell of the decoder's tokens.
+        writes: it is the decoder.
     """
+    call, padding = arguments(module, args, kwargs), padding_id(module)
+    if not writes:
+        return read_call(call, causal=False, padding=padding)
     found, tokens = read_call(call, causal=True), _tokens(call)
     found.memory = _memory(call)
     if tokens is None or found.mask is None:
@@ -115,8 +120,9 @@ def read_decoder(
         if known:
             found.mask = found.prompt = told.mask
         elif not found.offset:
-            ends = tokens[:, 1:] if start == padding else tokens
-            found.unmasked = _ends(ends, padding)
+            # many decoders begin to write with the token that pads
+            start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
+            found.unmasked = _ends(tokens[:, 1:] if start == padding else tokens, padding)
     if known and told.prompt is not None and found.mask is not None:
         found.prompt = found.mask & told.prompt
     return found

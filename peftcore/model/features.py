@@ -46,9 +46,10 @@ def has(found: Survey, feature: str) -> bool:
 
 def prompt_stack(found: Survey) -> str:
     """Return the stack that reads the prompt, in a model where another one writes; else nothing."""
-    stacks = {site.stack for site in found.sites if site.stack}
-    others = stacks - {found.backbone.writing_stack}
-    return others.pop() if len(others) == 1 and len(stacks) == 2 else ""
+    writes = found.backbone.writing_stack
+    stacks = found.backbone.entries(found.modules[""]) if writes else {}
+    others = [stack for stack in stacks if stack != writes]
+    return others[0] if len(others) == 1 and writes in stacks else ""
 
 
 def missing(found: Survey, needs: tuple[str, ...]) -> str:

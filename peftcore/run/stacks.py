@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore.model.calls import batch_of
+from peftcore.model.calls import arguments, batch_of, read_labels
 from peftcore.model.context import Context
 from peftcore.run.holder import ContextHolder, holds_tokens
 from peftcore.run.needs import check_needs
@@ -22,7 +22,7 @@ def begin_whole(
     setting = holder.effective()
     if not (setting.wanted or setting.by_row):
         return
-    context = holder.backbone.context(entry, args, kwargs) if setting.wanted else Context()
+    context = read_labels(arguments(entry, args, kwargs).get("labels"))
     context.batch = batch_of(entry, args, kwargs) if setting.by_row else None
     context.call = context
     holder.current = context

@@ -13,8 +13,9 @@ from torch import nn
 
 import peftcore
 from peftcore.errors import ConfigError
-from peftcore.model.backbones import Loaded, backbone_named, backbone_of
+from peftcore.model.backbones import backbone_named, backbone_of
 from peftcore.model.globs import path_matches
+from peftcore.model.loaded import Loaded
 from peftcore.model.roles import check_role
 from peftcore.model.survey import survey
 from peftcore.testing import kit

@@ -7,15 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcore import (
-    Context,
-    argument_names,
-    base_modules,
-    padding_id,
-    read_call,
-    read_decoder,
-    read_labels,
-)
+from peftcore import Context, argument_names, base_modules, padding_id, read_call
 from peftcore_transformers.backbone import TransformersBackbone
 
 
@@ -50,21 +42,7 @@ class EncoderDecoder(TransformersBackbone):
     def context(
         self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Context:
-        """Say what the labels tell of the decoder; of one side alone, what its call tells."""
+        """Say what the call of a model that is one side alone tells."""
         call = {**dict(zip(argument_names(entry), args, strict=False)), **kwargs}
-        if "decoder_input_ids" in argument_names(entry):
-            return read_labels(call.get("labels"))
         causal = bool(getattr(getattr(entry, "config", None), "is_decoder", False))
         return read_call(call, causal=causal, padding=padding_id(entry))
-
-    def stack_context(
-        self, stack: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-        call: Context,
-    ) -> Context:  # fmt: skip
-        """Say which tokens of a side are real, and of a decoder what it reads."""
-        given = {**dict(zip(argument_names(module), args, strict=False)), **kwargs}
-        padding = padding_id(module)
-        if stack == "encoder":
-            return read_call(given, causal=False, padding=padding)
-        start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
-        return read_decoder(given, call, padding=padding, start=start)
