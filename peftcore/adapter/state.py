@@ -315,14 +315,13 @@ def _uses_context(piece: Piece) -> bool:
 
 
 def _by_stack(plan: Plan) -> dict[str, dict[str, str]]:
+    """Return what pieces need by the stack of their tokens, where stacks have contexts."""
     found: dict[str, dict[str, str]] = {}
-    reads = ""
-    for item in plan.placed:
-        if item.piece.needs and item.site.stack:
-            if item.site.crosses:
-                reads = reads or prompt_stack(plan.survey)
-            there = found.setdefault(reads if item.site.crosses else item.site.stack, {})
-            there.update(dict.fromkeys(item.piece.needs, item.label))
+    placed = [item for item in plan.placed if item.piece.needs and item.site.stack]
+    reads = prompt_stack(plan.survey) if placed else ""
+    for item in placed if reads else ():
+        there = found.setdefault(reads if item.site.crosses else item.site.stack, {})
+        there.update(dict.fromkeys(item.piece.needs, item.label))
     return found
 
 
