@@ -70,7 +70,6 @@ from peftcore.method.placed import Placed as Placed
 from peftcore.method.targeted import Targeted as Targeted
 from peftcore.model.backbones import (
     Backbone as Backbone,
-    Loaded as Loaded,
     Structural as Structural,
     backbone_for_plan as backbone_for_plan,
     backbone_for_source as backbone_for_source,
@@ -91,6 +90,7 @@ from peftcore.model.layers import (
     layer_at as layer_at,
     layer_of as layer_of,
 )
+from peftcore.model.loaded import Loaded as Loaded
 from peftcore.model.offloading import device_of as device_of
 from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey

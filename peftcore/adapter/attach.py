@@ -75,7 +75,7 @@ def _freeze(found: Survey, state: ModelState) -> None:
 
 def _install(model: nn.Module, state: ModelState, adapter: Attached) -> None:
     holder, plan = state.holder, adapter.plan
-    if state.entry is None and (adapter.uses_context or adapter.keeps):
+    if not state.entries and (adapter.uses_context or adapter.keeps):
         make_entry(model, state, plan.backbone)
     for item in plan.placed:
         exposed = [item.site.weight_name] if item.site.direct else []
@@ -136,7 +136,7 @@ def remove(model: nn.Module, state: ModelState, adapter: Attached) -> None:
             continue
         if adapter.name in seat.placed:
             take_out(module, adapter.name)
-        if not seat.placed and module is not state.entry:
+        if not seat.placed and not any(module is entry for entry in state.entries):
             restore(module)
     adapter.model = None
     if not state.adapters:

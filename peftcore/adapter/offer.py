@@ -25,6 +25,7 @@ from peftcore.method.pieces import (
     trainable_dtype,
 )
 from peftcore.method.placed import Placed
+from peftcore.model.features import prompt_stack
 from peftcore.model.layers import has_forward_of_its_own, layer_at
 from peftcore.model.matching import check_shared
 from peftcore.model.sites import Site
@@ -153,6 +154,10 @@ class _Checks:
         self._seen: dict[int, Site] = {}
 
     @cached_property
+    def _prompt_stack(self) -> str:
+        return prompt_stack(self._found)
+
+    @cached_property
     def _modules(self) -> dict[int, str]:
         return {id(module): path for path, module in self._found.modules.items()}
 
@@ -222,6 +227,13 @@ class _Checks:
                     f"{_whose(method)}: its {type(piece).__name__} needs {need!r}, which is no need"
                     f" that is known.{nearest(need, NEEDS)} There are: {', '.join(NEEDS)}."
                 )
+        reads = self._prompt_stack if method.reads_prompt and not site.crosses else ""
+        if reads and site.stack != reads:
+            raise AttachError(
+                f"{method.name} cannot act at {site.here}: it counts the tokens of a prompt, which"
+                f" the stack {reads} of this model reads, and what is written there follows a start"
+                f" token. Write stack: {reads} in its targets, or leave it out with exclude."
+            )
         first = self._found.tokens_first(site.path) if "rows-first" in piece.needs else None
         if first is not None:
             raise AttachError(

@@ -25,7 +25,7 @@ from peftcore.method.method import Method, MethodChoice, Methods, make_methods
 from peftcore.method.pieces import Piece
 from peftcore.method.placed import Placed
 from peftcore.model.backbones import Backbone, backbone_named, backbone_of
-from peftcore.model.features import missing
+from peftcore.model.features import missing, prompt_stack
 from peftcore.model.globs import path_matches, role_matches
 from peftcore.model.matching import check_targets
 from peftcore.model.survey import Survey, survey
@@ -276,10 +276,12 @@ def _settled(method: Method, found: Survey) -> Any:
     """Return a method's configuration with targets as this family settles what they leave open.
 
     Defaults name roles that it has. Where layers are counted, or the method acts on a sequence, the
-    stack is its main one. What the user wrote stays, so that an error can say what is wrong.
+    stack is its main one; where it counts tokens of a prompt, the one that reads. What the user
+    wrote stays, so that an error can say what is wrong.
     """
     stands_in, main = found.backbone.stands_in, found.backbone.main_stack
-    if not (stands_in or main):
+    reads = prompt_stack(found) if method.reads_prompt else ""
+    if not (stands_in or main or reads):
         return method.config
     known = found.roles()
     changed: dict[str, Targets] = {}
@@ -287,8 +289,10 @@ def _settled(method: Method, found: Survey) -> Any:
     for field_, targets in targets_of(method.config).items():
         counts = in_sequence or targets.layers != "all"
         by_path = any(role.startswith("path:") for role in targets.roles)
-        if main and counts and targets.stack is None and not by_path:
-            targets = targets.model_copy(update={"stack": main})
+        crosses = any(role.startswith("cross_attention") for role in targets.roles)
+        stack = (main if counts else "") or ("" if crosses else reads)
+        if stack and targets.stack is None and not by_path:
+            targets = targets.model_copy(update={"stack": stack})
             changed[field_] = targets
         lacking = [r for r in targets.roles if r not in known and r in stands_in]
         if lacking and field_ not in method.config.model_fields_set:

@@ -54,7 +54,7 @@ def route(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     for swap in (swap for adapter in chosen for swap in adapter.swaps):
         for module, leaf in swap.places:
             rewrite(module, state.holder, (leaf,))  # a read outside of the module's call is refused
-    if state.entry is None and chosen:
+    if not state.entries and chosen:
         make_entry(model, state, chosen[0].plan.backbone)
     with opened(state, setting, chosen):
         state.holder.forget_batch()

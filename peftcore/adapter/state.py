@@ -15,6 +15,7 @@ from peftcore.errors import AttachError, DeadPieceError
 from peftcore.method.method import Method, Methods
 from peftcore.method.pieces import Around, Piece, Reparam
 from peftcore.method.placed import Placed
+from peftcore.model.features import prompt_stack
 from peftcore.model.offloading import keepers, offloads
 from peftcore.run.holder import ContextHolder
 from peftcore.run.seat import seat_of
@@ -111,6 +112,8 @@ class Attached:
         self.uses_context = any(_uses_context(item.piece) for item in plan.placed)
         #: What its pieces need of a call, to the name of a method.
         self.needs = {need: item.label for item in plan.placed for need in item.piece.needs}
+        #: The same by the stack whose tokens they are at.
+        self.stack_needs = _by_stack(plan)
         #: A piece keeps something for the tokens of a sequence, so that its beginning must be seen.
         self.keeps = any(item.piece.serves_rows or item.piece.precomputes for item in plan.placed)
         #: Training hooks that the loop has called so far, whether or not a method has them.
@@ -311,6 +314,17 @@ def _uses_context(piece: Piece) -> bool:
     return piece.uses_context or through or widens or bool(piece.needs)
 
 
+def _by_stack(plan: Plan) -> dict[str, dict[str, str]]:
+    """Return what pieces need by the stack of their tokens, where stacks have contexts."""
+    found: dict[str, dict[str, str]] = {}
+    placed = [item for item in plan.placed if item.piece.needs and item.site.stack]
+    reads = prompt_stack(plan.survey) if placed else ""
+    for item in placed if reads else ():
+        there = found.setdefault(reads if item.site.crosses else item.site.stack, {})
+        there.update(dict.fromkeys(item.piece.needs, item.label))
+    return found
+
+
 class ModelState:
     """What peftcore knows of one model that carries adapters.
 
@@ -321,7 +335,8 @@ class ModelState:
         frozen: base parameters that attaching froze, with the modules and names of their places.
         statistics: running statistics of the base's batch norms.
         holder: the context of the batch that is running, and the open blocks.
-        entry: module whose call makes the context, once a piece needs one.
+        entries: modules whose calls make contexts, once a piece needs one: the entry of the model,
+            and those of its stacks that have contexts of their own.
     """
 
     def __init__(self, holder: ContextHolder, statistics: Statistics) -> None:
@@ -331,7 +346,7 @@ class ModelState:
         self.merged: list[tuple[str, list[Any]]] = []
         self.frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.holder = holder
-        self.entry: nn.Module | None = None
+        self.entries: tuple[nn.Module, ...] = ()
 
     def swapped(self) -> list[Attached]:
         """Return the adapters whose own parameters and statistics are in the modules."""

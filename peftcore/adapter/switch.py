@@ -161,10 +161,15 @@ def _chosen(state: ModelState, adapters: Sequence[Attached]) -> Chosen:
 
 
 def make_entry(model: nn.Module, state: ModelState, backbone: Backbone) -> None:
-    """Let the calls of a model's entry be seen, from which the context of each is read."""
-    entry = model.get_submodule(backbone.entry(model))
-    rewrite(entry, state.holder, enters=True)
-    state.entry = entry
+    """Let the calls of a model's entry be seen, from which the context of each is read.
+
+    So are those of its stacks, where they have contexts of their own.
+    """
+    entry, stacks = model.get_submodule(backbone.entry(model)), backbone.entries(model)
+    rewrite(entry, state.holder, enters=True, stack="" if stacks else None)
+    state.entries = (entry, *(model.get_submodule(path) for path in stacks.values()))
+    for name, module in zip(stacks, state.entries[1:], strict=True):
+        rewrite(module, state.holder, stack=name)
 
 
 def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:
@@ -172,6 +177,10 @@ def wanted_by(adapters: Sequence[Attached]) -> dict[str, Any]:
     return {
         "wanted": any(adapter.uses_context for adapter in adapters),
         "needs": {need: who for adapter in adapters for need, who in adapter.needs.items()},
+        "stack_needs": {
+            stack: {n: who for a in adapters for n, who in a.stack_needs.get(stack, {}).items()}
+            for stack in {stack for adapter in adapters for stack in adapter.stack_needs}
+        },
     }
 
 

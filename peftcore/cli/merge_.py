@@ -12,7 +12,7 @@ from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
 
 if TYPE_CHECKING:
-    from peftcore.model.backbones import Loaded
+    from peftcore.model.loaded import Loaded
 
 
 @click.command("merge")

@@ -42,6 +42,11 @@ class Method:
         self._shared: dict[Hashable, Any] = {}
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether its pieces count tokens of a prompt, which a stack that writes has not."""
+        return False
+
+    @property
     def examples(self) -> int:
         """Number of examples that the method looks at before it is attached."""
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,29 +11,13 @@ import torch
 from torch import nn
 
 from peftcore.errors import ConfigError, PluginError, nearest
-from peftcore.model.calls import arguments, padding_id, predicts_next, read_call
+from peftcore.model.calls import arguments, padding_id, predicts_next, read_call, read_stack
 from peftcore.model.context import Context
 from peftcore.model.layers import LayerInfo, layer_of
+from peftcore.model.loaded import Loaded
 from peftcore.model.roles import check_role
 from peftcore.model.walk import CONTAINER, argument_names
 from peftcore.registry.installed import installed, resolve_source
-
-
-@dataclass
-class Loaded:
-    """A backbone that has been loaded from a checkpoint.
-
-    Attributes:
-        model: the model, in evaluation mode.
-        tokenizer: what turns raw data into the model's inputs, or None.
-        fresh: names of parameters that the checkpoint did not hold and that are therefore random.
-        source: where it was loaded from, as the user named it.
-    """
-
-    model: nn.Module
-    tokenizer: Any = None
-    fresh: tuple[str, ...] = ()
-    source: str = ""
 
 
 class Backbone:
@@ -65,6 +48,8 @@ class Backbone:
     default_head: ClassVar[str] = "none"
     #: Of several stacks, the one that contexts tell of, and that sequences and ``layers`` mean.
     main_stack: ClassVar[str] = ""
+    #: Of several stacks, the one that writes after it has read what another one made of a prompt.
+    writing_stack: ClassVar[str] = ""
     #: Named sizes for plans on the meta device: name to arguments of the model's configuration.
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -93,6 +78,30 @@ class Backbone:
     ) -> Context:
         """Say what pieces may know of a call of the entry module with these arguments."""
         return Context()
+
+    def entries(self, model: nn.Module) -> Mapping[str, str]:
+        """Return name of a stack to the path of the module whose call takes in its tokens.
+
+        Each of these stacks has a context of its own, which :meth:`stack_context` makes when the
+        module is called, within a call of the entry or by itself; :meth:`context` is not asked.
+        None by default.
+        """
+        return {}
+
+    def stack_context(
+        self, stack: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
+        call: Context,
+    ) -> Context:  # fmt: skip
+        """Say what pieces may know of a call of a stack's module, by the usual names of arguments.
+
+        Args:
+            stack: name of the stack.
+            module: what :meth:`entries` names.
+            args, kwargs: what it is called with.
+            call: what the labels of the entry's call tell of the stack that writes; empty outside
+                of such a call.
+        """
+        return read_stack(module, args, kwargs, call, writes=stack == self.writing_stack)
 
     def recognises(self, source: str) -> bool:
         """Tell whether a folder or a hub's name holds a checkpoint of this family."""
@@ -194,6 +203,7 @@ class Structural(Backbone):
     """The fallback for any ``nn.Module``: layers by their type, blocks by their lists."""
 
     name = "structural"
+    writing_stack = "decoder"
 
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Find blocks (items of a list of equal modules) and the projections of attention."""
@@ -229,6 +239,13 @@ class Structural(Backbone):
             return Context()
         causal = call.get("labels") is None or predicts_next(entry)
         return read_call(call, causal=causal, padding=padding_id(entry))
+
+    def entries(self, model: nn.Module) -> Mapping[str, str]:
+        """Return the paths of an encoder and a decoder, where those are the sides of a model."""
+        if "decoder_input_ids" not in argument_names(model):
+            return {}
+        sides = {stack: globs[0] for stack, globs in self.stack_globs(model).items()}
+        return sides if set(sides) == {"encoder", "decoder"} else {}
 
     def stack_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Name the modules that hold the lists of blocks, where there are several: ``encoder``."""

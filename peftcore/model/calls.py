@@ -77,6 +77,66 @@ def read_call(
     )
 
 
+def read_labels(labels: Any) -> Context:
+    """Say what the labels of a decoder tell of its tokens, of which one predicts each label.
+
+    Real are those up to the last label, and the prompt ends with the token that predicts the first
+    one. A row without labels is real, and a prompt, throughout.
+
+    Args:
+        labels: [B, L] int, -100 where there is none; anything else tells nothing.
+    """
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
+        return Context()
+    count = (labels != -100).long().cumsum(1)
+    whole = count[:, -1:]
+    behind = torch.nn.functional.pad(count, (1, 0))[:, :-1]  # labels before each token
+    return Context(mask=(behind < whole) | (whole == 0), prompt=behind == 0)
+
+
+def read_stack(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], told: Context, *,
+    writes: bool,
+) -> Context:  # fmt: skip
+    """Say what a call of one side of an encoder with a decoder tells of the tokens there.
+
+    Of a decoder it says besides what is known of those that it reads.
+
+    Args:
+        module: the encoder or the decoder.
+        args, kwargs: what it is called with.
+        told: what the labels of the whole model's call tell of the decoder's tokens.
+        writes: it is the decoder.
+    """
+    call, padding = arguments(module, args, kwargs), padding_id(module)
+    if not writes:
+        return read_call(call, causal=False, padding=padding)
+    found, tokens = read_call(call, causal=True), _tokens(call)
+    found.memory = _memory(call)
+    if tokens is None or found.mask is None:
+        return found
+    known = told.mask is not None and told.mask.shape == found.mask.shape
+    if _mask_given(call) is None:
+        if known:
+            found.mask = found.prompt = told.mask
+        elif not found.offset:
+            # many decoders begin to write with the token that pads
+            start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
+            found.unmasked = _ends(tokens[:, 1:] if start == padding else tokens, padding)
+    if known and told.prompt is not None and found.mask is not None:
+        found.prompt = found.mask & told.prompt
+    return found
+
+
+def _memory(call: Mapping[str, Any]) -> Context | None:
+    states, mask = call.get("encoder_hidden_states"), call.get("encoder_attention_mask")
+    if not isinstance(states, Tensor):
+        return None
+    if not isinstance(mask, Tensor) or mask.shape != states.shape[:2]:
+        return Context()
+    return Context(mask.bool(), mask.bool())
+
+
 def tokens_in(cache: Any) -> int | Tensor | None:
     """Return how many tokens of each row a cache holds; of a static one it is a tensor.
 

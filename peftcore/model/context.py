@@ -26,6 +26,9 @@ class Context:
             of the kind could be seen.
         window: how many tokens a token sees at most, where attention slides in every layer.
         batch: number of rows of the call, where rows have adapters of their own.
+        memory: of a stack that reads what another one made of its tokens, the context of those;
+            cross-attention computes its keys and values of them.
+        call: in a stack with a context of its own, that of the entry's call which it is a part of.
     """
 
     mask: Tensor | None = None
@@ -37,6 +40,8 @@ class Context:
     unmasked: Tensor | None = None
     window: int | None = None
     batch: int | None = None
+    memory: "Context | None" = field(default=None, repr=False)
+    call: "Context | None" = field(default=None, repr=False)
     _packed: bool | None = field(default=None, repr=False)
     _rows: dict[Any, tuple[Tensor, "Context"]] = field(default_factory=dict, repr=False)
     _kept: dict[Any, list[Any]] = field(default_factory=dict, repr=False)
@@ -74,6 +79,23 @@ class Context:
         """Return the context of a stack whose tokens and rows are others: nothing is known."""
         return Context(group=self.group, _kept=self._kept)
 
+    def inside(self, call: "Context | None") -> "Context":
+        """Return this context as that of a stack inside of a call of the entry, or alone."""
+        self.call = call
+        if call is not None:
+            self._kept = call._kept
+        return self
+
+    def read(self) -> "Context":
+        """Return the context of what cross-attention reads; this one where nothing is told of it.
+
+        It belongs to the same call, so that what is kept in one of them is kept in both.
+        """
+        if self.memory is None:
+            return self
+        self.memory.batch, self.memory._kept = self.batch, self._kept
+        return self.memory
+
     def rows(self, index: Tensor, group: int | None = None) -> "Context":
         """Return the context of some rows of the batch; the same one for the same index."""
         group = self.group if group is None else group
@@ -86,6 +108,7 @@ class Context:
             part = replace(
                 self, mask=picked(self.mask), prompt=picked(self.prompt), group=group,
                 sequences=picked(self.sequences), _rows={},
+                memory=None if self.memory is None else self.memory.rows(index, group),
             )  # fmt: skip
             # the index is kept alive with its context: its id stays its own
             found = self._rows[id(index), group] = (index, part)

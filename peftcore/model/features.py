@@ -44,6 +44,14 @@ def has(found: Survey, feature: str) -> bool:
     return feature in found.backbone.has
 
 
+def prompt_stack(found: Survey) -> str:
+    """Return the stack that reads the prompt, in a model where another one writes; else nothing."""
+    writes = found.backbone.writing_stack
+    stacks = found.backbone.entries(found.modules[""]) if writes else {}
+    others = [stack for stack in stacks if stack != writes]
+    return others[0] if len(others) == 1 and writes in stacks else ""
+
+
 def missing(found: Survey, needs: tuple[str, ...]) -> str:
     """Say why a model cannot take a method that needs some features; empty where it can."""
     if isinstance(found.backbone, Structural):

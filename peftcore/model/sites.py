@@ -13,6 +13,9 @@ from peftcore.model.layers import LayerInfo, layer_at
 from peftcore.model.offloading import Keeper
 from peftcore.model.targets import Targets, setting_for
 
+#: Roles of what computes of another stack's tokens than those of the stack that it is in.
+_OF_MEMORY = ("cross_attention.key", "cross_attention.value")
+
 
 @dataclass(eq=False, slots=True)
 class Site:
@@ -59,6 +62,11 @@ class Site:
         if self.weight_name.endswith("weight"):
             return self.weight_name.removesuffix("weight") + "bias"
         return f"{self.weight_name}_bias"
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it computes of the tokens of the stack that cross-attention reads."""
+        return self.role in _OF_MEMORY
 
     @property
     def own_path(self) -> str:

@@ -19,6 +19,7 @@ from peftcore.model.backbones import Backbone
 from peftcore.model.calls import batch_of, tokens_in
 from peftcore.model.context import Context
 from peftcore.run.needs import check_needs
+from peftcore.run.prompts import prompt_for, within
 from peftcore.run.recomputing import in_backward, keep, kept, parts
 
 
@@ -29,6 +30,8 @@ class Setting(Protocol):
     wanted: bool
     #: What the pieces need of a call, to the name of a method.
     needs: Mapping[str, str]
+    #: The same of each stack, where stacks have contexts of their own.
+    stack_needs: Mapping[str, Mapping[str, str]]
     #: Rows have adapters of their own, so that their number must be known.
     by_row: bool
 
@@ -44,6 +47,7 @@ class Nothing:
 
     wanted = False
     needs: Mapping[str, str] = MappingProxyType({})
+    stack_needs: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     by_row = False
 
     def program(self, module: nn.Module) -> None:
@@ -147,7 +151,10 @@ class ContextHolder:
 
     @property
     def columns(self) -> int | None:
-        """Within ``generate``, how many leading columns of the input are the prompt."""
+        """Within ``generate``, how many leading columns of the input are the prompt.
+
+        0 where that is not known before what writes is called first.
+        """
         return self._of_thread.columns
 
     @columns.setter
@@ -169,7 +176,7 @@ class ContextHolder:
 
     def forget_batch(self) -> None:
         """Forget how many rows the last call in this thread or task had."""
-        self.current = replace(self.current, batch=None)
+        self.current = replace(self.current, batch=None, memory=None)
 
     def block(self) -> Block | None:
         """Return the innermost open block of this model in this thread or task."""
@@ -306,7 +313,7 @@ class ContextHolder:
 
     def begin(self, entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the context of a call that is about to run, where a piece uses it."""
-        if not any(_holds_tokens(value) for value in (*args, *kwargs.values())):
+        if not any(holds_tokens(value) for value in (*args, *kwargs.values())):
             self.sequence += 1
         setting = self.effective()
         batch = batch_of(entry, args, kwargs) if setting.by_row else None
@@ -320,34 +327,10 @@ class ContextHolder:
         if self.columns is not None and context.offset >= self.columns:
             context.generated = True
         if self.lengths is not None and not context.generated:
-            context.prompt = self._prompt_for(context)
+            context.prompt = prompt_for(context, self.lengths)
         elif self.columns is not None and context.mask is not None and not context.generated:
-            column = torch.arange(context.mask.shape[1], device=context.mask.device)
-            context.prompt = context.mask & (column + context.offset < self.columns)
+            context.prompt = within(context, self.columns)
         self.current = context
-
-    def _prompt_for(self, context: Context) -> Tensor:
-        """Return [B, L] bool, True at the tokens of the prompt that the caller said."""
-        mask, lengths = context.mask, self.lengths
-        assert lengths is not None
-        if mask is None or (context.packed and lengths.dim() == 1):
-            lacking = (
-                "nothing tells its tokens" if mask is None else "a row holds several sequences"
-            )
-            raise AttachError(
-                f"peftcore.prompt gives a length for each row, but {lacking} in this call. Give"
-                " rows of one sequence as input_ids or inputs_embeds, a mask of the prompts' tokens"
-                " instead of lengths, or the model a backbone plugin whose context has the mask."
-            )
-        times, rest = divmod(mask.shape[0], lengths.shape[0])
-        if rest or not times or lengths.shape[1:] not in ((), mask.shape[1:]):
-            said = " x ".join(map(str, lengths.shape))
-            raise AttachError(
-                f"{said} prompt lengths for a batch of {mask.shape[0]} rows of {mask.shape[1]}"
-                " tokens."
-            )
-        lengths = lengths.to(mask.device).repeat_interleave(times, 0)
-        return mask & (lengths if lengths.dim() == 2 else mask.cumsum(1) <= lengths[:, None])
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._fits(self.setting):
@@ -364,7 +347,7 @@ class ContextHolder:
         self.__dict__.update(state)
 
 
-def _holds_tokens(value: Any) -> bool:
+def holds_tokens(value: Any) -> bool:
     """Tell whether a value is a cache that is not empty."""
     count = tokens_in(value)
     # to look into the length of a static cache, a tensor, would wait for the device

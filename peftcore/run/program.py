@@ -45,8 +45,8 @@ class Program:
         self.acts_on_call = len(self.direct) < len(placed)
         self.through = grouped(self.reparams)
         self.widening = [piece for piece in self.around if piece.widens]
-        #: The context tells of the tokens of another stack; here every token is real.
-        self.apart = any(is_apart(item.site.stack, holder.backbone) for item in placed)
+        #: Gives the context here, where the one of the call tells of the tokens of another stack.
+        self.beside = beside(placed, holder.backbone)
 
     def _add(self, item: Placed) -> None:
         piece, features = item.piece, item.site.features
@@ -74,8 +74,8 @@ class Program:
         self, module: nn.Module, base: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         context = self.holder.current
-        if self.apart:
-            context = context.elsewhere()
+        if self.beside is not None:
+            context = self.beside(context)
         if not self.around:
             return self._inside(module, base, args, kwargs, context)
         for wider in self.widening:
@@ -258,6 +258,19 @@ def firsts(placed: Iterable[Placed]) -> list[tuple[dict[str, Any], str]]:
 def is_apart(stack: str, backbone: Backbone) -> bool:
     """Tell whether the tokens and rows of a stack are others than the context tells of."""
     return bool(stack and backbone.main_stack) and stack != backbone.main_stack
+
+
+def beside(placed: Sequence[Placed], backbone: Backbone) -> Callable[[Context], Context] | None:
+    """Return what gives the context at a place whose tokens are not those that the call tells of.
+
+    None where they are. In a stack apart from the main one nothing is known; the keys and values
+    of cross-attention are computed of what another stack made.
+    """
+    if any(is_apart(item.site.stack, backbone) for item in placed):
+        return Context.elsewhere
+    if backbone.writing_stack and any(item.site.crosses for item in placed):
+        return Context.read
+    return None
 
 
 def grouped(

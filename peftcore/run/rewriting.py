@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from peftcore.errors import AttachError
 from peftcore.method.placed import Placed, come_home
 from peftcore.model.walk import CONTAINER, bare_class
+from peftcore.run.generating import generating
 from peftcore.run.holder import ContextHolder
 from peftcore.run.seat import SEAT, Seat, seat_of
+from peftcore.run.stacks import begin_stack, begin_whole, end_whole
 
 #: Argument in which a checkpointed block keeps what ran, and its context, for the recomputation in
 #: backward.
@@ -35,12 +38,15 @@ class ClassKey(NamedTuple):
         exposed: parameters that are read through a property, with pieces or casts applied.
         generating: methods that generate, on the entry of a backbone; None elsewhere.
         carries: the module carries the context through gradient checkpointing.
+        stack: name of the stack whose context a call of the module makes; empty on the entry of a
+            backbone with such stacks, None elsewhere.
     """
 
     bare: type
     exposed: frozenset[str] = frozenset()
     generating: tuple[str, ...] | None = None
     carries: bool = False
+    stack: str | None = None
 
 
 class Pieces(nn.Module):
@@ -140,7 +146,9 @@ def adapted_class(key: ClassKey) -> type:
             "_replicate_for_data_parallel": _refuse_replicas,
         }
         names |= {name: property(_getter(name)) for name in key.exposed}
-        names |= {g: _generating(cls, g) for g in key.generating or () if hasattr(cls, g)}
+        stacked = key.stack is not None
+        for method in (g for g in key.generating or () if hasattr(cls, g)):
+            names[method] = generating(cls, method, stacked=stacked)
         if key.carries:
             names["__call__"] = _carrying(cls)
         if issubclass(cls, nn.Sequential | nn.ModuleList):
@@ -187,7 +195,23 @@ def _forward(key: ClassKey) -> Callable[..., Any]:
         with self._peftcore.holder.as_it_was(carried):
             return forward(self, *args, **kwargs)
 
+    def enter_whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        holder = self._peftcore.holder
+        begin_whole(holder, self, args, kwargs)
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            end_whole(holder)
+
+    def enter_stack(self: Any, *args: Any, **kwargs: Any) -> Any:
+        holder, carried = self._peftcore.holder, kwargs.pop(_CARRIED, None)
+        with nullcontext() if carried is None else holder.as_it_was(carried):
+            begin_stack(holder, key.stack or "", self, args, kwargs)
+            return forward(self, *args, **kwargs)
+
     chosen = enter if key.generating is not None else carry if key.carries else forward
+    if key.stack is not None:
+        chosen = enter_stack if key.stack else enter_whole
     return functools.wraps(base)(chosen)
 
 
@@ -246,24 +270,6 @@ def _read_for_all(module: Any, name: str) -> AttachError:
     )
 
 
-def _generating(cls: type, name: str) -> Callable[..., Any]:
-    base = getattr(cls, name)
-
-    @functools.wraps(base)
-    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        holder = self._peftcore.holder
-        before = holder.columns
-        given = (*args[:1], *(kwargs.get(k) for k in ("inputs", "input_ids", "inputs_embeds")))
-        inputs = next((v for v in given if isinstance(v, Tensor)), None)
-        holder.columns = None if inputs is None else inputs.shape[1]
-        try:
-            return base(self, *args, **kwargs)
-        finally:
-            holder.columns = before
-
-    return generate
-
-
 def _refuse_replicas(self: Any) -> Any:
     raise AttachError(
         "nn.DataParallel copies modules without their adapters' tensors, so that all copies would"
@@ -296,6 +302,7 @@ def rewrite(
     *,
     enters: bool = False,
     carries: bool = False,
+    stack: str | None = None,
 ) -> Seat:
     """Make a module able to run pieces; what it could do before it keeps.
 
@@ -305,11 +312,12 @@ def rewrite(
         exposed: parameters to read through a property.
         enters: the module is the entry of the backbone, whose call makes the context.
         carries: the module carries the context through gradient checkpointing.
+        stack: as in :class:`ClassKey`.
     """
     known: ClassKey | None = getattr(type(module), "_peftcore_key", None)
     if known is None:
         module.__dict__[SEAT] = Seat(holder)
-    elif not (exposed or enters or carries):
+    elif not (exposed or enters or carries or stack):
         return seat_of(module)
     old = known or ClassKey(type(module))
     key = ClassKey(
@@ -317,6 +325,7 @@ def rewrite(
         old.exposed | frozenset(exposed),
         tuple(holder.backbone.generating) if enters else old.generating,
         old.carries or carries,
+        old.stack if stack is None else stack,
     )
     if key != known:
         object.__setattr__(module, "__class__", adapted_class(key))

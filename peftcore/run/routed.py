@@ -17,7 +17,7 @@ from peftcore.model.context import Context
 from peftcore.model.walk import bare_class
 from peftcore.run.casting import run_as, run_piece
 from peftcore.run.holder import ContextHolder
-from peftcore.run.program import add, edit_first, firsts, program_of
+from peftcore.run.program import add, beside, edit_first, firsts, program_of
 from peftcore.run.rows import Rows, can_be_picked, heads_of, picked, together
 
 
@@ -78,12 +78,15 @@ class Routed:
             and ones[0].serves_rows
         )
         self._having, self._ones = having, ones
+        self.beside = beside(self.placed, holder.backbone)
         #: Parameters that rows have values of their own for; none while the module runs with them.
         self.held = frozenset(leaf for own in swaps for leaf in own)
 
     def run(self, module: nn.Module, base: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the module for the rows of all adapters, or for those of one."""
         context = self.holder.current
+        if self.beside is not None:
+            context = self.beside(context)
         if context.group is not None:
             return self.run_group(context.group, module, base, args, kwargs)
         return self.run_all(context, module, base, args, kwargs)

@@ -20,12 +20,14 @@ class Chosen:
     by_row = False
 
     def __init__(
-        self, names: Sequence[str], holder: ContextHolder, *, wanted: bool, needs: Mapping[str, str]
-    ):
+        self, names: Sequence[str], holder: ContextHolder, *, wanted: bool,
+        needs: Mapping[str, str], stack_needs: Mapping[str, Mapping[str, str]],
+    ):  # fmt: skip
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
         self.needs = needs
+        self.stack_needs = stack_needs
         self._programs: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,12 +59,13 @@ class ByRow:
     def __init__(
         self, names: Sequence[str], rows: Rows,
         swaps: dict[int, list[dict[str, nn.Parameter]]], holder: ContextHolder, *, wanted: bool,
-        needs: Mapping[str, str],
+        needs: Mapping[str, str], stack_needs: Mapping[str, Mapping[str, str]],
     ):  # fmt: skip
         self.names = tuple(names)
         self.holder = holder
         self.wanted = wanted
         self.needs = needs
+        self.stack_needs = stack_needs
         self._rows = rows
         self._swaps = swaps
         self._programs: dict[int, Any] = {}

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore.errors import ConfigError
-from peftcore.model.backbones import Backbone, Loaded
+from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
 from peftcore.model.layers import Layer, LayerInfo
+from peftcore.model.loaded import Loaded
 from peftcore.testing import kit
 
 WIDTH, HEADS, INNER, VOCABULARY, CLASSES = 16, 2, 32, 24, 3

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcore.errors import ConfigError
-from peftcore.model.backbones import Backbone, Loaded
+from peftcore.model.backbones import Backbone
 from peftcore.model.context import Context
+from peftcore.model.loaded import Loaded
 from peftcore.testing import kit
 from peftcore.testing.toy import Output
 

@@ -25,6 +25,11 @@ class Reft(Targeted):
         super().__init__(config)
         self._positions = Positions(self.config.positions)
 
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether positions count from the ends of a prompt."""
+        return bool(self._positions.parts)
+
     def piece(self, site: Site, config: Any) -> Edit | dict[str, Edit]:
         """Return the edit of a site; untied, one each for prefix and suffix."""
         parts = self._positions.parts

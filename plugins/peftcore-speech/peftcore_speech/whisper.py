@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcore import Context, device_of
-from peftcore_transformers.backbone import TransformersBackbone
+from peftcore import device_of
+from peftcore_transformers.encoder_decoder import EncoderDecoder
 
 _BLOCK = "**.layers.*"
 
@@ -26,25 +26,17 @@ def _whisper(width: int, layers: int, **more: Any) -> Mapping[str, Any]:
     return {"d_model": width, **sides, **more}
 
 
-class Whisper(TransformersBackbone):
+class Whisper(EncoderDecoder):
     """Whisper, Radford et al. 2023.
 
     Layers of the encoder and of the decoder are both blocks, the encoder's first: of whisper-small
-    0 to 11 are the encoder's and 12 to 23 the decoder's. So ``attention`` is the self-attention of
-    both sides, and ``cross_attention`` the decoder's to the encoder. Targets name one side as
-    ``stack``, and count its blocks from 0 then.
-
-    A call runs two sequences, and generation runs the encoder by itself; so methods are told no
-    mask and no prompt, and take every frame and every token as real.
+    0 to 11 are the encoder's and 12 to 23 the decoder's. Every frame is real. Where the labels of
+    a row tell its language and task too, they are no part of the decoder's prompt in training.
     """
 
     model_types = ("whisper",)
     heads = ("speech-seq2seq", "audio-classification")
     default_head = "speech-seq2seq"
-    generating = ()
-    has = ("tokens", "bidirectional", "cache", "own-queries")
-    lacks = {"one-pass": "generation runs its encoder and its decoder apart"}
-    stacks = {"encoder": "**.encoder", "decoder": "**.decoder"}
     roles = {
         "conv": "**.conv{1,2}",
         "embeddings": "**.embed_tokens",
@@ -88,12 +80,6 @@ class Whisper(TransformersBackbone):
         "whisper-medium": _whisper(1024, 24),
         "whisper-large-v2": _whisper(1280, 32),
     }
-
-    def context(
-        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Context:
-        """Say nothing of a call: its two sequences have no mask in common."""
-        return Context()
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return random log-mel frames, and texts of unequal lengths where there is a decoder."""

@@ -1,12 +1,14 @@
 """Whisper transcribes with an adapter on it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 import peftcore
 from peftcore import AttachError, backbone_named
-from peftcore.testing import perturb
+from peftcore.testing import perturb, tiny
 
 WHISPER = backbone_named("whisper")
 ATTENTION = ["attention.*", "cross_attention.*"]
@@ -72,3 +74,29 @@ def test_an_adapter_after_the_positions_of_the_decoder_is_refused(model: nn.Modu
     """Their table is read with positions that are none of its arguments."""
     with pytest.raises(AttachError, match=r"decoder\.embed_positions: the model reads the weight"):
         peftcore.attach(model, "adapter", targets=["path:**.decoder.embed_positions"])
+
+
+def test_the_prompt_of_the_decoder_is_what_it_is_given_and_nothing_that_it_generates() -> None:
+    _, model, batch = tiny("whisper", "speech-seq2seq")
+    given = torch.tensor([[50, 7, 8, 9]]).expand(2, -1)
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+
+    def written(**more: Any) -> torch.Tensor:
+        out = model.generate(
+            batch["input_features"], decoder_input_ids=given, return_dict_in_generate=True,
+            output_logits=True, **options, **more,
+        )  # fmt: skip
+        return torch.stack(out["logits"])
+
+    bare = written()
+    block = {"roles": ["block"], "stack": "decoder"}
+    perturb(peftcore.attach(model, "loreft", rank=2, positions="all", targets=block))
+    found = written()
+    assert not torch.allclose(found, bare, atol=1e-4)
+    torch.testing.assert_close(written(use_cache=False), found, atol=1e-4, rtol=1e-4)
+    # with labels behind the prompt, training means the same tokens
+    ids = torch.cat([given, found[:2].argmax(-1).T], 1)
+    labels = ids.roll(-1, 1).masked_fill(torch.arange(6) < 3, -100)
+    labels[:, -1] = found[2].argmax(-1)
+    trained = model(batch["input_features"], decoder_input_ids=ids, labels=labels).logits
+    torch.testing.assert_close(trained[:, 3:].transpose(0, 1), found, atol=1e-4, rtol=1e-4)

@@ -6,33 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcore import Context, device_of
-from peftcore_transformers.backbone import TransformersBackbone
+from peftcore import device_of
+from peftcore_transformers.encoder_decoder import EncoderDecoder
 
 
-class Seq2Seq(TransformersBackbone):
-    """An encoder reads a text, and a decoder writes another one.
-
-    Blocks of both sides are blocks, the encoder's first. So ``attention`` is the self-attention of
-    both, and ``cross_attention`` the decoder's to the encoder. Targets name one side as ``stack``,
-    and count its blocks from 0 then.
-
-    A call runs two sequences, and generation runs the encoder by itself; so methods are told no
-    mask and no prompt, and take every token as real.
-    """
+class Seq2Seq(EncoderDecoder):
+    """An encoder reads a text, and a decoder writes another one."""
 
     heads = ("seq2seq-lm",)
     default_head = "seq2seq-lm"
-    generating = ()
-    has = ("tokens", "bidirectional", "cache", "own-queries")
-    lacks = {"one-pass": "generation runs its encoder and its decoder apart"}
-    stacks = {"encoder": "**.encoder", "decoder": "**.decoder"}
-
-    def context(
-        self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Context:
-        """Say nothing of a call: its two sequences have no mask in common."""
-        return Context()
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return random rows of unequal lengths, and labels or what the decoder reads."""

@@ -1,5 +1,4 @@
-from peftcore import Context
-from peftcore.testing import BackboneContract, tiny
+from peftcore.testing import BackboneContract
 
 HEADS = ("none", "sequence-classification", "masked-lm")
 
@@ -30,15 +29,7 @@ class TestElectra(BackboneContract):
 
 
 class Seq2SeqContract(BackboneContract):
-    """What holds for tokens does so on each side alone."""
-
     heads = ("none", "seq2seq-lm")
-
-    def test_the_context_marks_the_padding(self) -> None:
-        """A call has two sequences, so that nothing is said of either."""
-        knows, model, batch = tiny(self.backbone, "seq2seq-lm")
-        found = knows.context(model, (), batch)
-        assert isinstance(found, Context) and found.mask is None and found.prompt is None
 
 
 class TestT5(Seq2SeqContract):

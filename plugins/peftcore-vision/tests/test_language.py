@@ -198,3 +198,26 @@ def test_what_cannot_act_in_two_networks_says_why_in_one_sentence(method: str) -
 def test_a_named_size_has_its_published_number_of_parameters() -> None:
     model = peftcore.build_on_meta("llava-1.5-7b", head=HEAD)
     assert sum(p.numel() for p in model.parameters()) == 7_063_427_072
+
+
+def test_a_padded_text_beside_images_is_what_it_is_alone() -> None:
+    """The towers have masks, rows and tokens of their own; there is one image more than texts."""
+    torch.manual_seed(0)
+    model = clip()
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
+    ids = torch.randint(3, 40, (2, 8)) * mask
+    images = torch.randn(3, 3, 16, 16)
+    both = {"roles": ["block"], "stack": "vision"}, {"roles": ["block"], "stack": "language"}
+    methods = [{"method": "loreft", "rank": 2, "positions": "f2+l2", "targets": t} for t in both]
+    bare = model(input_ids=ids, attention_mask=mask, pixel_values=images)
+    perturb(peftcore.attach(model, methods))
+    found = model(input_ids=ids, attention_mask=mask, pixel_values=images)
+    short = {"input_ids": ids[1:, :5], "attention_mask": mask[1:, :5]}
+    alone = model(**short, pixel_values=images[2:])
+    for embeds in ("text_embeds", "image_embeds"):
+        assert not torch.allclose(found[embeds], bare[embeds], atol=1e-3)
+        torch.testing.assert_close(found[embeds][-1:], alone[embeds], atol=1e-5, rtol=1e-4)
+    tower = model.get_text_features(**short)
+    tower = getattr(tower, "pooler_output", tower)
+    tower = tower / tower.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(found.text_embeds[1:], tower, atol=1e-5, rtol=1e-4)
