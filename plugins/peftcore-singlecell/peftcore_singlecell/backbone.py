@@ -34,6 +34,9 @@ class ScBertBackbone(Backbone):
 
     heads = ("masked-lm", "cell-type")
     generating = ()
+    has = ("tokens", "bidirectional", "own-queries")
+    # a token put before the others would give each gene the vector of another one
+    lacks = {"one-pass": "each of its places is one gene, so that it has none for further tokens"}
     roles = {
         "embeddings": "**.token_emb",
         "embeddings.position": "**.pos_emb.emb",

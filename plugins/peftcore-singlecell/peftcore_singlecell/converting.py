@@ -47,7 +47,7 @@ def write_cells(
     left_out = 0
     try:
         with h5py.File(part_file, "w") as file:
-            matrix = _begun(file, len(layout.genes))
+            matrix = _begun(file, layout.genes)
             for part in layout.parts:
                 kept = np.flatnonzero(part.counts.getnnz(1) >= min_genes)
                 left_out += len(part.names) - len(kept)
@@ -56,17 +56,16 @@ def write_cells(
                 tick(part.done)
             matrix.attrs["shape"] = np.array([len(names), len(layout.genes)])
             io.write_elem(file, "obs", table(names, columns))
-            io.write_elem(file, "var", table(layout.genes))
         part_file.replace(output)
     finally:
         part_file.unlink(missing_ok=True)
     return len(names), left_out
 
 
-def _begun(file: h5py.File, genes: int) -> h5py.Group:
+def _begun(file: h5py.File, genes: Sequence[str]) -> h5py.Group:
     """Begin a file with an empty matrix, as anndata writes one."""
-    whole = anndata.AnnData(csr_matrix((0, genes), dtype=np.float32))
-    io.write_elem(file, "/", whole)
+    nothing = csr_matrix((0, len(genes)), dtype=np.float32)
+    io.write_elem(file, "/", anndata.AnnData(nothing, table([]), table(genes)))
     group = file["X"]
     for name, kind in (("data", "f4"), ("indices", "i4"), ("indptr", "i8")):
         del group[name]

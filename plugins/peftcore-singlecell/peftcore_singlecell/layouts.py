@@ -189,19 +189,21 @@ def _tables(paths: list[Path]) -> Layout:
 def _of_tables(paths: list[Path], genes: list[str]) -> Iterator[Part]:
     sizes = [path.stat().st_size for path in paths]
     for i, path in enumerate(paths):
-        line = 2
-        for chunk in pd.read_csv(path, chunksize=_CELLS, index_col=0):
-            counts = chunk[genes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-            bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)).all(1))
-            if len(bad):
-                raise DataError(
-                    f"{path.name}:{line + int(bad[0])}: a count is no number of 0 or more."
-                )
-            line += len(chunk)
-            about = {new: chunk[old].tolist() for old, new in _ABOUT.items() if old in chunk}
-            about["file"] = [path.name] * len(chunk)
-            names = [str(name) for name in chunk.index]
-            yield Part(names, csr_matrix(counts), about, sum(sizes[: i + 1]) / sum(sizes))
+        done, line = sum(sizes[: i + 1]) / sum(sizes), 2
+        with pd.read_csv(path, chunksize=_CELLS, index_col=0) as chunks:
+            for chunk in chunks:
+                yield _of_chunk(chunk, genes, path.name, line, done)
+                line += len(chunk)
+
+
+def _of_chunk(chunk: pd.DataFrame, genes: list[str], name: str, line: int, done: float) -> Part:
+    counts = chunk[genes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)).all(1))
+    if len(bad):
+        raise DataError(f"{name}:{line + int(bad[0])}: a count is no number of 0 or more.")
+    about = {new: chunk[old].tolist() for old, new in _ABOUT.items() if old in chunk}
+    about["file"] = [name] * len(chunk)
+    return Part([str(cell) for cell in chunk.index], csr_matrix(counts), about, done)
 
 
 # --- anndata -----------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: ScBertConfig, *, released: bool):
         super().__init__()
-        self.heads = config.heads
+        self.num_heads = config.heads
         inner = config.heads * config.head_width
         self.fast_attention = FastAttention(config.head_width, config.features, released=released)
         self.to_q = nn.Linear(config.dim, inner, bias=False)
@@ -88,7 +88,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let every gene see every other one; [B, N, d]."""
         query, key, value = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.to_q, self.to_k, self.to_v)
         )
         seen: Tensor = self.fast_attention(query, key, value)
