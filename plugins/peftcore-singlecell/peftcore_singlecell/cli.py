@@ -1,7 +1,10 @@
 """``peftcore cells`` and ``peftcore scbert``."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,22 +34,34 @@ def cells(
     with the cells, unless an .h5ad is stored by genes; that is read as a whole.
     """
     # pandas and anndata take seconds to import
-    from tqdm import tqdm
-
     from peftcore_singlecell.converting import read_labels, write_cells
     from peftcore_singlecell.layouts import layout_of
 
     table = None if labels is None else read_labels(labels, cell_column, label_column)
     layout = layout_of(source, layer)
-    with tqdm(total=100, desc=f"reading {source}", unit="%", file=sys.stderr) as bar:
+    with _told(f"reading {source}") as tick:
         written, left_out = write_cells(
-            layout, output, min_genes=min_genes, labels=table,
-            tick=lambda done: bar.update(int(100 * done) - bar.n),
-        )  # fmt: skip
+            layout, output, min_genes=min_genes, labels=table, tick=tick
+        )
     lost = (
         f"; {left_out:,} express fewer than {min_genes} genes and are left out" if left_out else ""
     )
     click.echo(f"{written:,} cells of {len(layout.genes):,} genes written to {output}{lost}")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[Callable[[float], Any]]:
+    """Say how far some work is: by a bar on a terminal, else by a line now and then."""
+    from tqdm import tqdm
+
+    from peftcore_train.progress import Progress
+
+    if not sys.stderr.isatty():
+        with Progress().doing(what):
+            yield lambda done: None
+        return
+    with tqdm(total=100, desc=what, unit="%", file=sys.stderr) as bar:
+        yield lambda done: bar.update(int(100 * done) - bar.n)
 
 
 @click.command()
