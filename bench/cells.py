@@ -9,6 +9,7 @@ Absolute numbers depend on the machine. ``step`` needs performer-pytorch 1.1.4 a
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -56,24 +57,27 @@ def compare_steps(layers: int, genes: int, repeats: int) -> dict[str, Any]:
     return {"seconds": seconds, "ratio": ratio, "greatest difference": off}
 
 
-def write_sparse(path: Path, cells: int, genes: int, density: float) -> None:
-    """Write random counts a thousand cells at a time."""
+def write_sparse(path: Path, cells: int, genes: int, expressed: int) -> None:
+    """Write random counts a thousand cells at a time, of so many genes each."""
     import numpy as np
-    from scipy.sparse import random as sparse
+    from scipy.sparse import csr_matrix
 
     from peftcore_singlecell.converting import write_cells
     from peftcore_singlecell.layouts import Layout, Part
 
-    def parts() -> Any:
-        chance = np.random.default_rng(0)
-        for start in range(0, cells, 1000):
-            rows = sparse(1000, genes, density, "csr", rng=chance)
-            rows.data = np.floor(rows.data * 20) + 1
-            names = [f"cell{start + i}" for i in range(1000)]
-            types = [f"type{i % 11}" for i in range(1000)]
-            yield Part(names, rows, {"celltype": types}, (start + 1000) / cells)
+    chance, names = np.random.default_rng(0), [f"GENE{i}" for i in range(genes)]
 
-    write_cells(Layout([f"GENE{i}" for i in range(genes)], parts()), path)
+    def parts() -> Any:
+        ends = np.arange(1001) * expressed
+        for start in range(0, cells, 1000):
+            columns = np.sort(chance.integers(0, genes, (1000, expressed))).ravel()
+            counts = chance.integers(1, 20, len(columns)).astype(np.float64)
+            rows = csr_matrix((counts, columns, ends), shape=(1000, genes))
+            rows.sum_duplicates()
+            about = {"celltype": [f"type{i % 11}" for i in range(1000)]}
+            yield Part([f"cell{start + i}" for i in range(1000)], rows, about, 1.0)
+
+    write_cells(Layout(names, parts()), path)
 
 
 #: Reads every cell of a file as training does: rows, tokens of each in order, then 2,000 at random.
@@ -110,21 +114,18 @@ print(json.dumps({"imports MB": before, "rows MB": after_rows - before,
 """
 
 
-def compare_memory(genes: int, density: float) -> list[dict[str, Any]]:
-    """Read files of more and more cells, each in a process of its own."""
-    out = []
+def measure_memory(cells: int, genes: int, expressed: int) -> dict[str, Any]:
+    """Read a file of so many cells in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        for cells in (1_000, 10_000, 100_000):
-            path = Path(folder, f"{cells}.h5ad")
-            write_sparse(path, cells, genes, density)
-            done = subprocess.run(
-                [sys.executable, "-c", _READ, str(path), str(genes)],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            size = path.stat().st_size / 1e6
-            out.append({"cells": cells, "file MB": size, **json.loads(done.stdout)})
-            path.unlink()
-    return out
+        path = Path(folder, "cells.h5ad")
+        write_sparse(path, cells, genes, expressed)
+        done = subprocess.run(
+            [sys.executable, "-c", _READ, str(path), str(genes)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        size = path.stat().st_size / 1e6
+        written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"cells": cells, "file MB": size, "writing MB": written, **json.loads(done.stdout)}
 
 
 def main() -> None:
@@ -134,13 +135,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--genes", type=int, default=16_907)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--density", type=float, default=0.005, help="part of genes expressed")
+    parser.add_argument("--expressed", type=int, default=500, help="genes of each cell")
+    parser.add_argument("--cells", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     given = parser.parse_args()
     if given.what == "step":
         print(json.dumps(compare_steps(given.layers, given.genes, given.repeats)))
         return
-    for line in compare_memory(given.genes - 1, given.density):
-        print(json.dumps({name: round(value, 2) for name, value in line.items()}))
+    for cells in given.cells:
+        found = measure_memory(cells, given.genes - 1, given.expressed)
+        print(json.dumps({name: round(value, 2) for name, value in found.items()}), flush=True)
 
 
 if __name__ == "__main__":

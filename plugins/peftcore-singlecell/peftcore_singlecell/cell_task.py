@@ -48,7 +48,7 @@ class CellConfig(Strict):
 class CellTask(Task):
     """Reads tokens of a cell, [N], when a batch is made; what it keeps of a row is a few bytes."""
 
-    length_unit = "genes"
+    length_unit = "places"
 
     def __init__(self, config: CellConfig):
         super().__init__(config)
