@@ -1,7 +1,7 @@
 """What scBERT costs: a training step beside performer-pytorch's, and memory as cells grow.
 
     OMP_NUM_THREADS=1 python bench/cells.py step [--layers 6] [--genes 16907] [--repeats 1]
-    OMP_NUM_THREADS=1 python bench/cells.py memory
+    OMP_NUM_THREADS=1 python bench/cells.py memory [--cells 1000 100000]     (Linux alone)
 
 Absolute numbers depend on the machine. ``step`` needs performer-pytorch 1.1.4 and, of six layers at
 16,907 genes, about 12 GB; times are the processor's, so that what else runs does not count.
@@ -9,7 +9,6 @@ Absolute numbers depend on the machine. ``step`` needs performer-pytorch 1.1.4 a
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -82,14 +81,15 @@ def write_sparse(path: Path, cells: int, genes: int, expressed: int) -> None:
 
 #: Reads every cell of a file as training does: rows, tokens of each in order, then 2,000 at random.
 _READ = """
-import json, random, resource, sys, time
+import json, random, sys, time
 from pathlib import Path
 from peftcore import Loaded
 from peftcore_singlecell.cell_type import CellType, CellTypeConfig
 from peftcore_singlecell.genes import Genes
 from peftcore_singlecell.model import ScBert, ScBertConfig
 from peftcore_train.data import read_rows
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # of this program alone, unlike what getrusage says of a child
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 genes = [f"GENE{i}" for i in range(int(sys.argv[2]))]
 small = ScBertConfig(genes=len(genes), dim=8, depth=1, heads=1, head_width=8, features=8)
 loaded = Loaded(ScBert(small), Genes(genes, "bench"))
@@ -124,7 +124,8 @@ def measure_memory(cells: int, genes: int, expressed: int) -> dict[str, Any]:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         size = path.stat().st_size / 1e6
-        written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = Path("/proc/self/status").read_text()
+        written = int(status.split("VmHWM:")[1].split()[0]) / 1024
         return {"cells": cells, "file MB": size, "writing MB": written, **json.loads(done.stdout)}
 
 

@@ -78,8 +78,7 @@ class Types(OneLabel):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy of the cells whose type the head has."""
-        known = target < logits.shape[1]
-        return super().loss(logits[known], target[known])
+        return super().loss(logits, target.masked_fill(target >= logits.shape[1], -100))
 
     def scores(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the type of each row, what it should be, and the loss of those that have one."""
@@ -89,7 +88,8 @@ class Types(OneLabel):
         assigned = self._assigned(logits)
         found = torch.where(assigned, logits.argmax(-1), types)
         return {
-            "preds": logits,
+            # a report makes a table of the types of it, which has no place for novel cells
+            "preds": found if self._some_are_novel else logits,
             "found": found,
             "target": target,
             "loss": losses * known,
@@ -104,8 +104,7 @@ class Types(OneLabel):
         # seconds of imports, which nothing but scoring needs
         from peftcore_singlecell.metrics import type_metrics
 
-        novel = bool(self.config.novel_threshold or self.config.novel_types)
-        return type_metrics(len(self.labels) + novel)
+        return type_metrics(len(self.labels) + self._some_are_novel)
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         """Return the type of each row or ``Unassigned``, and the probability of every type."""
@@ -114,6 +113,10 @@ class Types(OneLabel):
             if not assigned:
                 answer["label"] = "Unassigned"
         return found
+
+    @property
+    def _some_are_novel(self) -> bool:
+        return bool(self.config.novel_threshold or self.config.novel_types)
 
     def _is_novel(self, label: Label) -> bool:
         return str(label) in map(str, self.config.novel_types)
