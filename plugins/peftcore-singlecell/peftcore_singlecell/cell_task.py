@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from peftcore import ConfigError, Loaded, Strict
+from peftcore import ConfigError, DataError, Loaded, Strict
 from peftcore_singlecell.cells import Cells
 from peftcore_singlecell.expression import Values, tokens_of
 from peftcore_singlecell.genes import Alignment, Genes
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Features, Task
+
+T = TypeVar("T")
 
 
 class CellConfig(Strict):
@@ -52,8 +54,10 @@ class CellTask(Task):
 
     def __init__(self, config: CellConfig):
         super().__init__(config)
-        self._files: dict[Path, Cells] = {}
-        self._alignments: dict[Path, Alignment] = {}
+        # what is wrong with a file is kept as well: each of its rows asks for it
+        self._files: dict[Path, Cells | DataError] = {}
+        self._alignments: dict[Path, Alignment | DataError] = {}
+        self._told: set[Path] = set()
         self._genes: Genes | None = None
         self.bins = 0
 
@@ -75,25 +79,20 @@ class CellTask(Task):
         """Return where a cell is, having read it once; of a file's first row what is lost too."""
         self._know(loaded)
         cells, number = self._found(row)
-        first = cells.path not in self._alignments
-        features: Features = {"file": str(cells.path), "number": number, "where": row.where}
-        tokens = self.tokens(features)
-        if first:
-            features["changed"] = self._alignments[cells.path].told(cells.path.name)
-        return {**features, "length": len(tokens)}
+        features: Features = {"file": cells.place, "number": number, "where": row.where}
+        features["length"] = len(self.tokens(features))
+        if cells.path not in self._told:
+            self._told.add(cells.path)
+            features["changed"] = self._aligned(cells).told(cells.path.name)
+        return features
 
     def tokens(self, features: Features) -> Tensor:
         """Read the tokens of a cell, [N]."""
         assert self._genes is not None
-        config, path = self.config, Path(features["file"])
-        cells = self._opened(path)
-        if path not in self._alignments:
-            self._alignments[path] = self._genes.aligned(
-                cells.genes, path.name, capitals=config.capitals
-            )
+        config, cells = self.config, self._opened(Path(features["file"]))
         found = tokens_of(
             cells.row(features["number"]),
-            self._alignments[path],
+            self._aligned(cells),
             genes=len(self._genes),
             bins=self.bins,
             values=config.values,
@@ -110,8 +109,23 @@ class CellTask(Task):
 
     def _opened(self, path: Path) -> Cells:
         if path not in self._files:
-            self._files[path] = Cells(path, self.config.layer, self.config.gene_column)
-        return self._files[path]
+            try:
+                self._files[path] = Cells(path, self.config.layer, self.config.gene_column)
+            except DataError as error:
+                self._files[path] = error
+        return _or_raise(self._files[path])
+
+    def _aligned(self, cells: Cells) -> Alignment:
+        assert self._genes is not None
+        if cells.path not in self._alignments:
+            capitals = self.config.capitals
+            try:
+                found = self._genes.aligned(cells.genes, cells.path.name, capitals=capitals)
+            except DataError as error:
+                self._alignments[cells.path] = error
+            else:
+                self._alignments[cells.path] = found
+        return _or_raise(self._alignments[cells.path])
 
     def _know(self, loaded: Loaded) -> None:
         """Take the genes and the bins of the backbone; another one begins anew."""
@@ -130,4 +144,10 @@ class CellTask(Task):
                 " was trained with."
             )
         self._genes, self.bins = loaded.tokenizer, config.bins
-        self._alignments = {}
+        self._alignments, self._told = {}, set()
+
+
+def _or_raise(found: T | DataError) -> T:
+    if isinstance(found, DataError):
+        raise DataError(str(found))
+    return found

@@ -42,6 +42,8 @@ class Cells:
         gene_column: column of ``var`` that holds symbols; its index, if not given.
 
     Attributes:
+        path: the file.
+        place: the same as a text, one for all rows.
         genes: symbols of the columns.
 
     Raises:
@@ -50,6 +52,7 @@ class Cells:
 
     def __init__(self, path: Path, layer: str = "X", gene_column: str | None = None):
         self.path = path
+        self.place = str(path)
         self.layer = layer
         names = frame_of(path, "obs").index.astype(str)
         self._names = names

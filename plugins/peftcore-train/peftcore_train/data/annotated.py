@@ -55,8 +55,9 @@ def h5ad(path: Path) -> Found:
         return
     columns = {"cells": path.name, "cell": frame.index.astype(str).array}
     columns |= {str(name): frame[name].array for name in frame if name not in columns}
+    folder = str(path.parent)
     for number in range(len(frame)):
-        yield Row(Observation(columns, number), f"{path.name}:{number + 1}", str(path.parent))
+        yield Row(Observation(columns, number), f"{path.name}:{number + 1}", folder)
 
 
 def frame_of(path: Path, name: str) -> Any:
