@@ -81,7 +81,7 @@ def write_sparse(path: Path, cells: int, genes: int, expressed: int) -> None:
 
 #: Reads every cell of a file as training does: rows, tokens of each in order, then 2,000 at random.
 _READ = """
-import json, random, sys, time
+import anndata.io, json, random, sys, time
 from pathlib import Path
 from peftcore import Loaded
 from peftcore_singlecell.cell_type import CellType, CellTypeConfig
