@@ -156,7 +156,8 @@ def test_observations_of_an_h5ad_are_rows_and_its_matrix_is_not_read(tmp_path):
         index=index,
     )
     path = tmp_path / "cells.h5ad"
-    anndata.AnnData(None, obs).write_h5ad(path)
+    genes = pandas.DataFrame(index=pandas.Index(["g"], dtype=object))
+    anndata.AnnData(pandas.DataFrame([[1.0], [2.0]]).to_numpy(), obs, genes).write_h5ad(path)
     first, second = read_rows(path)
     at = {"cells": "cells.h5ad", "folder": str(tmp_path)}
     assert dict(first.values) == {"cells": at["cells"], "cell": "c0", "kind": "b", "n": 3, "x": 0.5}
@@ -170,5 +171,5 @@ def test_observations_of_an_h5ad_are_rows_and_its_matrix_is_not_read(tmp_path):
     assert (second.where, second.folder) == ("cells.h5ad:2", at["folder"])
     with h5py.File(path, "a") as file:
         del file["obs"]
-    with pytest.raises(DataError, match="cells.h5ad: not readable as .h5ad: it has no obs"):
+    with pytest.raises(DataError, match=r"cells\.h5ad: not readable as \.h5ad: it has no obs"):
         read_rows(path)
