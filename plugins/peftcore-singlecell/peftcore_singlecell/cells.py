@@ -93,11 +93,16 @@ class Cells:
             self._last = number
             return self._block[number - self._first]
         in_order, self._last = 0 < number - self._last <= _NEAR, number
-        if not in_order:
-            return self._read(number, number + 1)[0]
-        self._first = number
-        self._block = self._read(number, min(number + _BLOCK, len(self)))
-        return self._block[0]
+        stop = min(number + _BLOCK, len(self)) if in_order else number + 1
+        try:
+            found = self._read(number, stop)
+        except OSError as error:
+            raise DataError(
+                f"{self.path.name}:{number + 1}: the cell cannot be read; the file is damaged."
+            ) from error
+        if in_order:
+            self._first, self._block = number, found
+        return found[0]
 
     def _read(self, start: int, stop: int) -> list[Expression]:
         found = self._file[self._where]

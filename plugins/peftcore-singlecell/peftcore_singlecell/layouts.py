@@ -5,6 +5,7 @@ table for each donor, with the cluster of each cell in it.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,16 @@ def layout_of(place: Path, layer: str = "X") -> Layout:
     )
 
 
+def _readable(name: str, parts: Iterator[Part]) -> Iterator[Part]:
+    """Yield parts; what numpy, pandas and gzip say of a damaged file becomes a sentence."""
+    try:
+        yield from parts
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        lines = str(error).strip().splitlines()
+        reason = (lines[-1] if lines else type(error).__name__).rstrip(".")
+        raise DataError(f"{name}: not readable: {reason}.") from error
+
+
 # --- 10x ---------------------------------------------------------------------------------------
 
 
@@ -86,7 +97,7 @@ def _tenx(folder: Path) -> Layout:
     assert matrix is not None
     genes = [line[1] if len(line) > 1 else line[0] for line in _lines(folder, "genes", "features")]
     names = [line[0] for line in _lines(folder, "barcodes")]
-    return Layout(genes, _of_triplets(matrix, len(genes), names))
+    return Layout(genes, _readable(matrix.name, _of_triplets(matrix, len(genes), names)))
 
 
 def _of_triplets(matrix: Path, genes: int, names: list[str]) -> Iterator[Part]:
@@ -183,7 +194,7 @@ def _tables(paths: list[Path]) -> Layout:
             raise DataError(
                 f"{path.name}:1: other genes than {paths[0].name}, or in another order."
             )
-    return Layout(genes, _of_tables(paths, genes))
+    return Layout(genes, _readable(paths[0].parent.name, _of_tables(paths, genes)))
 
 
 def _of_tables(paths: list[Path], genes: list[str]) -> Iterator[Part]:

@@ -92,10 +92,17 @@ def test_damaged_counts_are_named_with_their_line_and_nothing_is_written(zheng, 
         (HEAD + "1 1 2\n", "matrix.mtx: 1 entries of 4; the file is cut off"),
         (HEAD.replace("3 3 4", "3 5 4"), "a matrix of 3 genes and 5 cells, but 3 genes and 3"),
         ("nothing\n", "matrix.mtx:1: no matrix market file"),
+        (HEAD + "1 1 x\n", "matrix.mtx: not readable: "),
     ):
         matrix.write_text(text)
         with refused(DataError, sentence):
             parts(zheng)
+    matrix.unlink()
+    (zheng / "matrix.mtx.gz").write_bytes(gzip.compress((HEAD + ENTRIES).encode())[:-12])
+    with refused(DataError, "matrix.mtx.gz: not readable: "):
+        parts(zheng)
+    (zheng / "matrix.mtx.gz").unlink()
+    matrix.write_text(HEAD + "1 1 2\n9 1 1\n")
     done = run_in_process("cells", zheng, tmp_path / "z.h5ad")
     assert done.exit_code == 2 and not list(tmp_path.glob("*z.h5ad*"))
     table = tmp_path / "b.csv"
