@@ -28,10 +28,15 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module |
 
 
 def running_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Return the running statistics of a batch norm by name; none of any other module."""
-    if not isinstance(module, nn.modules.batchnorm._NormBase):
-        return []
-    return [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None]
+    """Return what training moves though nothing trains it, by name, of a module.
+
+    That is the running statistics of a batch norm, and the buffers that a class names as
+    ``moved_in_training``, such as random projections that are drawn anew.
+    """
+    moved = getattr(bare_class(module), "moved_in_training", ())
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        moved = module._buffers
+    return [(name, buffer) for name in moved if (buffer := module._buffers[name]) is not None]
 
 
 # --- modules -----------------------------------------------------------------------------------

@@ -101,6 +101,13 @@ def peftcore_register_sources() -> list[SourceSpec]:
             resolve="peftcore_samples.antibodies:regions",
         ),
         SourceSpec(
+            name="samples/pbmc68k-reduced",
+            kind="data",
+            summary="700 blood cells of ten types, 765 genes, as one .h5ad (2.1 MB).",
+            licence="BSD-3-Clause (package scanpy)",
+            resolve="peftcore_samples.cells:pbmc68k_reduced",
+        ),
+        SourceSpec(
             name="samples/python-code",
             kind="data",
             summary="Functions and docstrings of Python's own standard library (no download).",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import peftcore_samples
-from peftcore_samples import antibodies, models, peptides, sentiment, vision, whisper
+from peftcore_samples import antibodies, cells, models, peptides, sentiment, vision, whisper
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -39,7 +39,8 @@ def test_every_package_is_in_the_readme_with_its_licence() -> None:
     text = README.read_text("utf-8")
     for package in (
         models.MINILM, models.SMOLLM2, models.ANTIBERTY, whisper.WHISPER, sentiment.VADER,
-        peptides.MODLAMP, antibodies.TIDYTCELLS, vision.VIT_S14, vision.EFFICIENTNET_LITE0,
+        peptides.MODLAMP, antibodies.TIDYTCELLS, cells.SCANPY, vision.VIT_S14,
+        vision.EFFICIENTNET_LITE0,
     ):  # fmt: skip
         assert f"{package.name} {package.version}, {package.size}, {package.licence}" in text
 

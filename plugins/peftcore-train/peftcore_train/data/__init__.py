@@ -1,5 +1,6 @@
 """Rows of data, with the file and line of each, from every format. Imports no torch."""
 
+from peftcore_train.data.annotated import frame_of
 from peftcore_train.data.formats import READERS, read_all, read_rows
 from peftcore_train.data.lines import decoded, rows_of_text
 from peftcore_train.data.rows import Columns, Row
@@ -10,6 +11,7 @@ __all__ = [
     "Columns",
     "Row",
     "decoded",
+    "frame_of",
     "read_all",
     "read_rows",
     "read_split",

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from peftcore import DataError, nearest
+from peftcore_train.data.annotated import h5ad
 from peftcore_train.data.lines import TEXT, Found, readable
 from peftcore_train.data.media import is_media, media
 from peftcore_train.data.rows import Row
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[[Path], Found]] = {
     **{suffix: partial(_text, suffix=suffix) for suffix in TEXT},
     **{f"{suffix}.gz": partial(_text, suffix=suffix) for suffix in TEXT},
     ".parquet": parquet,
+    ".h5ad": h5ad,
 }
 #: Readers of folders, each with what tells its folders from others.
 _FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Found]], ...] = (
