@@ -218,12 +218,16 @@ class SpeechRecognition(Task):
             max_length=None,
             num_beams=self.config.num_beams,
             do_sample=False,
-            pad_token_id=self._end,
+            # a mask is not asked for where it is not the end that rows are filled up with
+            pad_token_id=self._prompt[0],
         )
-        texts: list[str] = self._tokenizer.batch_decode(
-            tokens[:, len(self._prompt) :], skip_special_tokens=True
-        )
-        return texts
+        return [self._text(ids) for ids in tokens[:, len(self._prompt) :].tolist()]
+
+    def _text(self, ids: list[int]) -> str:
+        """Return what tokens say up to the end of the text."""
+        written = ids[: ids.index(self._end)] if self._end in ids else ids
+        text: str = self._tokenizer.decode(written, skip_special_tokens=True)
+        return text
 
 
 def prompt_of(
