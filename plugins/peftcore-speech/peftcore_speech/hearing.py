@@ -202,7 +202,7 @@ def narrow(encoder: nn.Module, seconds: float | None, source: str) -> None:
     count = round(config.max_source_positions * seconds / _WHOLE)
     if not 0 < count <= len(table.weight):
         raise ConfigError(
-            f"task.window_seconds: {seconds:g} are {count} positions of {source}, which has"
+            f"task.window_seconds: {seconds:g} seconds are {count} positions of {source}, which has"
             f" {len(table.weight)}."
         )
     config.max_source_positions = count

@@ -1,11 +1,15 @@
-"""Small speech models on disk that several tests share."""
+"""Small speech models and recordings on disk that several tests share, and recipes in small."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     Wav2Vec2Config,
@@ -19,6 +23,11 @@ from transformers import (
 )
 
 from peftcore import backbone_named
+from peftcore.testing import run_in_process
+from peftcore_train.schema import jobs_of, read_recipe
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SMOKE = {"max_steps": 2, "epochs": 1, "batch_size": 4, "device": "cpu", "warmup_ratio": 0.0}
 
 #: Samples a second that these models hear.
 RATE = 2000
@@ -80,3 +89,27 @@ def tones(tmp_path_factory) -> list[Path]:
         sound = tone((60, 600)[i % 2], 0.12 + 0.01 * i)
         soundfile.write(path, sound + np.random.default_rng(i).normal(0, 0.05, len(sound)), RATE)
     return paths
+
+
+@pytest.fixture
+def smoke(tmp_path) -> Callable[..., dict[str, Any]]:
+    """Return what trains a recipe of examples/, or one arm of it, in a small size."""
+
+    def trained(recipe: str, arm: str = "", **sections: Any) -> dict[str, Any]:
+        content = yaml.safe_load((EXAMPLES / recipe).read_text())
+        if arm:
+            assert len(jobs_of(read_recipe(EXAMPLES / recipe))) == 5
+            chosen = content.pop("compare")[arm]
+            del content["seeds"]
+            content["methods"] = chosen if isinstance(chosen, list) else chosen["methods"]
+        content["output"] = str(tmp_path / "runs")
+        for name, section in {"train": SMOKE, **sections}.items():
+            content[name] = {**content[name], **section}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+        done = run_in_process("train", tmp_path / "recipe.yaml", "-q", "--json")
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert found["reloaded_equal"] and found["steps"] == 2
+        return found
+
+    return trained

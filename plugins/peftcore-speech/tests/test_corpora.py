@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from sklearn.model_selection import KFold
 
 from peftcore import DataError
-from peftcore.testing import run_in_process
 from peftcore_speech.classification import AudioClassification, AudioClassificationConfig
 from peftcore_speech.corpora import CORPORA, rows_of
 from peftcore_speech.folds import leave_out
@@ -229,25 +227,10 @@ def test_one_table_is_divided_by_speakers(tmp_path: Path) -> None:
         task.read(DataSection(source=str(tmp_path / "all.csv"), split=shares), "train")
 
 
-def test_a_corpus_is_trained_on_and_its_fairness_scored(tmp_path: Path, wav2vec2: Path) -> None:
-    recipe = {
-        "name": "emotions",
-        "backbone": {"source": str(wav2vec2)},
-        "methods": ["lora"],
-        "task": {
-            "type": "audio-classification", "corpus": "iemocap", "fold": 2, "head": "layers",
-            "hidden": 8, "group_column": "gender", "class_weights": "balanced",
-            "max_seconds": 0.35, "truncation": True,
-            "noise_snr": [10, 30], "time_mask": [0.1, 0.15],
-        },
-        "data": {"source": str(iemocap(tmp_path / "IEMOCAP_full_release"))},
-        "train": {"device": "cpu", "epochs": 1, "batch_size": 8, "metric_for_best": "uar"},
-        "output": str(tmp_path / "runs"),
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    done = run_in_process("train", tmp_path / "recipe.yaml", "-q", "--json")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+def test_the_recipe_of_peft_ser_trains_on_a_fold(
+    tmp_path: Path, wav2vec2: Path, smoke: Callable[..., dict]
+) -> None:
+    corpus = {"source": str(iemocap(tmp_path / "IEMOCAP_full_release"))}
+    found = smoke("ser-iemocap.yaml", backbone={"source": str(wav2vec2)}, data=corpus)
     assert found["rows"] == {"train": 15, "validation": 5, "test": 5}
-    assert found["reloaded_equal"] and 0 <= found["test"]["uar"] <= 1
-    assert 0 <= found["test"]["statistical_parity"] <= 1
+    assert {"uar", "statistical_parity"} <= found["test"].keys()

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import peftcore
-from peftcore import backbone_named
+from peftcore import ConfigError, backbone_named
 from peftcore.testing import perturb
 from peftcore_speech.heads import LayersClassifier, LayersHead
+from peftcore_speech.hearing import narrow
 
 RATE = 16000
 ADAPTER = {
@@ -145,3 +146,14 @@ def test_embedding_prompts_are_those_of_the_authors(family: str) -> None:
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     assert (ours[-1] - plain[-1]).abs().max() > 1e-3
+
+
+def test_only_whisper_can_be_narrowed() -> None:
+    with pytest.raises(ConfigError, match=r"task\.window_seconds: Wav2Vec2Model of x hears"):
+        narrow(network("wav2vec2"), 2, "x")
+    model = network("whisper")
+    narrow(model, 10, "x")
+    call = {"input_features": torch.randn(1, 8, 8)}
+    assert model(**call).last_hidden_state.shape == (1, 4, 32)
+    with pytest.raises(ConfigError, match="1 seconds are 0 positions of x, which has 4"):
+        narrow(model, 1, "x")
