@@ -13,7 +13,7 @@ from peftcore_speech.corpora import CORPORA, Corpus
 from peftcore_speech.folds import Apart, name_of
 from peftcore_speech.heads import LayersClassifier
 from peftcore_speech.hearing import Hearing, RecordingConfig, narrow
-from peftcore_speech.reading import rows_of_split
+from peftcore_speech.reading import Recordings
 from peftcore_speech.waveform import frames_of
 from peftcore_train.data import Columns, Row
 from peftcore_train.schema import DataSection, Split
@@ -98,6 +98,7 @@ class AudioClassification(OneFile):
         self.hearing = Hearing(config)
         self.head = "none" if config.head == "layers" else "audio-classification"
         self.groups = list(config.groups or ())
+        self._recordings = Recordings(config)
         self._speakers = Apart(config.speaker_column) if config.speaker_column else None
         self._frames: Any = None
         self._name_metrics()
@@ -119,7 +120,7 @@ class AudioClassification(OneFile):
     ) -> list[Row]:
         """Return the rows of a split, of a fold where there are folds."""
         found: list[DataError] = []
-        rows = rows_of_split(self.config, data, split, self.columns(), found)
+        rows = self._recordings.split(data, split, self.columns(), found)
         if self._speakers is not None:
             found += self._speakers.check(rows, split)
         if problems is None and found:

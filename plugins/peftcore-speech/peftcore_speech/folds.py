@@ -1,6 +1,6 @@
 """Folds that leave whole groups out, sessions or speakers, and groups that stand in two splits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from peftcore import DataError
 from peftcore_train.data import Row
@@ -79,7 +79,7 @@ def name_of(row: Row, column: str) -> str:
     return str(value).strip()
 
 
-def by_split(rows: Sequence[Row], column: str, folds: int, fold: int) -> Mapping[Split, list[Row]]:
+def by_split(rows: Sequence[Row], column: str, folds: int, fold: int) -> dict[Split, list[Row]]:
     """Return the rows of each split of a fold.
 
     Raises:
