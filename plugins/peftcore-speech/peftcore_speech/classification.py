@@ -143,8 +143,9 @@ class AudioClassification(OneFile):
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a label, its groups, and a recording that can be heard."""
         super().check(rows)
+        _, *names = self.columns().answers
         for row in rows:
-            for column in self.columns().answers[1:]:
+            for column in names:
                 name_of(row, column)
             if self.config.group_column:
                 self._group(row)
@@ -180,7 +181,7 @@ class AudioClassification(OneFile):
         features = super().encode(row, loaded, labelled=labelled)
         if labelled and self.config.group_column:
             features["group"] = self._group(row)
-        return {**features, "length": self.hearing.length(Path(features["file"]))}
+        return {**features, "length": self.hearing.length(Path(features["file"]), row)}
 
     def distort(self, features: Features, generator: torch.Generator) -> Features:
         """Return features with a seed of what happens to their recording in training."""

@@ -115,10 +115,21 @@ class Hearing:
         if self._extractor is None or self._source != loaded.source:
             self._extractor, self._source = _extractor(loaded), loaded.source
 
-    def length(self, path: Path) -> int:
-        """Return how many samples of a recording the model hears."""
-        rate = self.rate
-        return min(length_of(path, rate), round(self.config.longest[1] * rate))
+    def length(self, path: Path, row: Row) -> int:
+        """Return how many samples of a recording the model hears.
+
+        Raises:
+            DataError: it hears fewer than there are, and would leave the rest out in silence.
+        """
+        rate, config = self.rate, self.config
+        samples = min(length_of(path, rate), round(config.longest[1] * rate))
+        most = samples if self.is_raw or config.window_seconds else self._extractor.n_samples
+        if samples > most:
+            raise DataError(
+                f"{row.where}: {samples / rate:.1f} seconds, more than the {most / rate:g} that"
+                f" {self._source} hears. Cut it with task.max_seconds and task.truncation."
+            )
+        return samples
 
     def distort(self, features: Features, generator: torch.Generator) -> Features:
         """Return features with a seed of what happens to their recording in training."""

@@ -1,6 +1,7 @@
 """Speech recognition: the text that is said in a recording, by a model of Whisper's kind."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -108,7 +109,7 @@ class SpeechRecognition(Task):
         config = self.config
         path = row.path(config.file_column) if labelled else self.hearing.look(row)
         features: Features = {
-            "file": str(path), "where": row.where, "length": self.hearing.length(Path(path)),
+            "file": str(path), "where": row.where, "length": self.hearing.length(path, row),
         }  # fmt: skip
         if labelled:
             text = row.text(config.text_column).strip()
@@ -176,6 +177,11 @@ class SpeechRecognition(Task):
         tokenizer, config = tokenizer_of(loaded), loaded.model.config
         if tokenizer is self._tokenizer:
             return
+        if self.config.generate and find_spec("jiwer") is None:
+            raise ConfigError(
+                "task.generate: error rates are jiwer's: pip install 'peftcore-speech[audio]', or"
+                " write task.generate: false."
+            )
         self._prompt = prompt_of(self.config, tokenizer, config, loaded.source)
         self._end = int(tokenizer.eos_token_id)
         self._most = int(config.max_target_positions)

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from peftcore.testing import run_in_process
 
@@ -64,3 +67,37 @@ def test_recognition(
         backbone={"source": str(listener)}, data={"source": str(data)}, task=task,
     )  # fmt: skip
     assert found["metric"] == metric and found["test"]["wer"] >= 0
+
+
+def test_the_voices_of_asterisk_become_clips_and_codes(tmp_path: Path, monkeypatch: Any) -> None:
+    """Every voice says two digits and a letter; one of them has no letters."""
+    file = Path(__file__).parents[3] / "examples" / "spoken.py"
+    spec = spec_from_file_location("spoken", file)
+    assert spec is not None and spec.loader is not None
+    spoken = module_from_spec(spec)
+    spec.loader.exec_module(spoken)
+    monkeypatch.setattr(spoken, "CODES", dict.fromkeys(spoken.SPLITS, 3))
+    for voice in spoken.VOICES:
+        for name in ("digits/4", "digits/17", *(["letters/b"] * (voice.folder != "es"))):
+            path = tmp_path / "sounds" / voice.folder / f"{name}.{voice.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = {"format": "RAW", "subtype": "GSM610"} if voice.suffix == "gsm" else {}
+            wave = 0.3 * np.sin(np.arange(3200) / 5) * (np.arange(3200) > 1600)
+            soundfile.write(path, wave, 8000, **kind)
+    counts = spoken.write(tmp_path / "sounds", tmp_path / "spoken")
+    assert counts == {
+        "clips/train": 15, "codes/train": 15, "clips/validation": 3, "codes/validation": 3,
+        "clips/test": 5, "codes/test": 6,
+    }  # fmt: skip
+    found: dict[str, list[dict]] = {}
+    for split in spoken.SPLITS:
+        for kind in ("clips", "codes"):
+            lines = (tmp_path / "spoken" / kind / f"{split}.jsonl").read_text().splitlines()
+            rows = [json.loads(line) for line in lines]
+            assert all((tmp_path / "spoken" / kind / row["audio"]).is_file() for row in rows)
+            found[f"{kind}/{split}"] = rows
+    heard = {row["speaker"] for row in found["clips/train"]}
+    assert not heard & {row["speaker"] for row in found["clips/test"] + found["codes/validation"]}
+    assert all(3 <= len(row["text"].split()) <= 5 for row in found["codes/train"])
+    # silence at the ends is gone
+    assert soundfile.info(tmp_path / "spoken/clips/recordings/en-allison-4.wav").frames < 2000

@@ -77,6 +77,10 @@ def test_the_decoder_reads_the_prompt_and_learns_the_text_and_its_end(listener: 
         DataError, match=r"x:2: 43 tokens with the prompt, but the decoder takes 24"
     ):
         task.encode(long, loaded)
+    whole = SpeechRecognition(SpeechRecognitionConfig(max_seconds=60))
+    soundfile.write(path := Path(_FOLDER.name, "long.wav"), np.ones(31 * RATE), RATE)
+    with pytest.raises(DataError, match=r"x:3: 31\.0 seconds, more than the 30 that .* hears"):
+        whole.encode(Row({**row.values, "audio": str(path)}, "x:3"), loaded)
     with pytest.raises(DataError, match=r"x:2: nothing is left of the text '\(!\)' by"):
         task.encode(Row({**row.values, "text": "(!)"}, "x:2"), loaded)
 

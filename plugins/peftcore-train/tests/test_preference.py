@@ -134,7 +134,9 @@ def test_an_adapter_of_another_task_is_no_start_for_preference() -> None:
     """The reference is the base with the adapter off: it would lack what that adapter learned."""
     task = Preference(PreferenceConfig())
     task.check_start({"type": "preference"})
-    with pytest.raises(ConfigError, match=r"an adapter of causal-lm cannot start preference.*Merge"):
+    with pytest.raises(
+        ConfigError, match=r"an adapter of causal-lm cannot start preference.*Merge"
+    ):
         task.check_start({"type": "causal-lm"})
     with pytest.raises(ConfigError, match="peftcore merge RUN OUT"):
         task.check_start({})
