@@ -6,7 +6,7 @@ _HU = "Hu et al. 2023, LLM-Adapters, https://arxiv.org/abs/2304.01933"
 _HOULSBY = "Houlsby et al. 2019, https://arxiv.org/abs/1902.00751"
 _PFEIFFER = "Pfeiffer et al. 2021, AdapterFusion, https://arxiv.org/abs/2005.00247"
 _HE = "He et al. 2022, Towards a unified view, https://arxiv.org/abs/2110.04366"
-_FENG = "Feng et al. 2023, PEFT-SER, https://arxiv.org/abs/2306.05350"
+_FENG = "Feng and Narayanan 2023, https://arxiv.org/abs/2306.05350"
 _CHEN = "Chen et al. 2022, AdaptFormer, https://arxiv.org/abs/2205.13535"
 
 
