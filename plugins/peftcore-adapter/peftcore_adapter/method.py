@@ -59,7 +59,7 @@ class BesideFeedForward(Targeted):
         """Find where the part of each block begins: its norm, wherever its block registers it."""
         for site in self.chosen(sites):
             first = self._first.setdefault(site.block, site)
-            if site.kind == "norm" != first.kind:
+            if site.kind == "norm" and first.kind != "norm":
                 self._first[site.block] = site
 
     def piece(self, site: Site, config: Any) -> Begin | End:

@@ -115,7 +115,7 @@ class Handover:
 class Begin(_Adapting, Transform):
     """Reads what enters a feed-forward part and leaves A(x) for the :class:`End` of it.
 
-    With ``residual`` it leaves A(x) + x, as the module of Feng and Narayanan 2023 returns.
+    With ``residual`` it leaves A(x) + x, as the module of Feng and Narayanan 2023 returns it.
     """
 
     where = "input"

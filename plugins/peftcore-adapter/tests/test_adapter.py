@@ -275,6 +275,7 @@ def test_on_a_bf16_base_the_adapter_computes_in_fp32() -> None:
         ("he_parallel", {"targets": ["attention.query", "mlp.up"]}, "blocks.0.up .* is no end"),
         ("he_parallel", {"targets": ["all-linear"]}, "blocks.0.attention.value .* is no end"),
         ("he_parallel", {"targets": ["block"]}, "he_parallel acts on linear layers"),
+        ("ser_adapter", {"released": True}, "enters the norm .* blocks.0.up .* is none"),
     ],
 )
 def test_bad_input_is_refused_before_anything_changes(
