@@ -132,8 +132,14 @@ class AudioClassification(OneFile):
     def learn(self, rows: Sequence[Row]) -> None:
         """Take the labels, their frequencies and the groups from the training rows."""
         super().learn(rows)
-        if column := self.config.group_column:
-            self.groups = self.groups or sorted({name_of(row, column) for row in rows})
+        if (column := self.config.group_column) and not self.groups:
+            self.groups = sorted({name_of(row, column) for row in rows})
+            if len(self.groups) < 2:
+                file = rows[0].where.rpartition(":")[0]
+                raise DataError(
+                    f"{file}: every row has the {column} {self.groups[0]!r}; fairness is between"
+                    " two groups at least. Leave task.group_column out."
+                )
         self._name_metrics()
 
     def learned(self) -> dict[str, Any]:

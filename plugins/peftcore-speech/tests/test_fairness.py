@@ -1,9 +1,11 @@
 """Scores between groups, and the mean recall of a label, against libraries that have them."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.metrics import recall_score
 
+from peftcore import DataError
 from peftcore_speech.classification import AudioClassification, AudioClassificationConfig
 from peftcore_speech.fairness import fairness_metrics
 from peftcore_train.data import Row
@@ -33,6 +35,21 @@ def test_fairness_is_that_of_holisticai_and_trust_ser() -> None:
     ]
     pairs = [np.abs(np.subtract(shares[a], shares[b])).max() for a, b in ((0, 1), (0, 2), (1, 2))]
     assert abs(float(metrics["demographic_parity"].compute()) - max(pairs)) < 1e-12
+
+
+def test_fairness_needs_two_groups_and_those_of_training() -> None:
+    def task() -> AudioClassification:
+        return AudioClassification(AudioClassificationConfig(group_column="who"))
+
+    def row(who: str, label: str) -> Row:
+        return Row({"label": label, "who": who}, "train.csv:2")
+
+    with pytest.raises(DataError, match=r"^train\.csv: every row has the who 'x'; fairness"):
+        task().learn([row("x", "a"), row("x", "b")])
+    (learned := task()).learn([row("x", "a"), row("y", "b")])
+    assert learned.learned() == {"labels": ["a", "b"], "groups": ["x", "y"]}
+    with pytest.raises(DataError, match=r"the who 'z' is not among those of training: x, y\."):
+        learned._group(row("z", "a"))
 
 
 def test_the_scores_of_one_group_are_no_number() -> None:
