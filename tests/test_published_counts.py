@@ -55,9 +55,9 @@ ROWS: list[tuple[str, str, str, str, dict[str, Any], int, int]] = [
     ("C1 LoRA r16", "llama-7b", "causal-lm", "lora", {"rank": 16, "targets": QV}, 8_388_608, 0),
     ("E1 LoRA", "wavlm-base-plus", "none", "lora", {"rank": 16, "targets": FFN}, 1_474_560, 0),
     (
-        "E1 adapter", "wavlm-base-plus", "none", "he_parallel",
-        {"bottleneck": 128, "scale": 0.1, "residual": True,
-         "targets": ["path:encoder.layers.*.layer_norm", "mlp.down"]}, 2_370_048, 0,
+        "E1 adapter", "wavlm-base-plus", "none", "ser_adapter",
+        {"released": True, "targets": ["path:encoder.layers.*.layer_norm", "mlp.down"]},
+        2_370_048, 0,
     ),
     ("E1 prompts", "wavlm-base-plus", "none", "embedding_prompt", {}, 46_080, 0),
     ("W1", "whisper-small", "none", "s2lora", {"rank": 32, "targets": ATTENTION}, 53_760, 0),

@@ -120,9 +120,7 @@ class PfeifferConfig(_Shape):
 class HeParallelConfig(_Shape):
     """The scaled parallel adapter of He et al., beside the whole feed-forward part.
 
-    Its code takes the model's own dropout, 0.1 in all of its runs, after the activation. PEFT-SER's
-    adapter on WavLM is this one with ``bottleneck`` 128, ``scale`` 0.1 and ``residual``, from the
-    norm of the feed-forward part on: the first of the targets.
+    Its code takes the model's own dropout, 0.1 in all of its runs, after the activation.
     """
 
     bottleneck: Bottleneck = 512
@@ -132,11 +130,6 @@ class HeParallelConfig(_Shape):
     init: Init = "mam"
     dropout: Dropout = 0.1
     dropout_at: DropoutAt = "inner"
-    residual: bool = Field(
-        False,
-        description="Add what the adapter reads as well, as PEFT-SER's code does; the model then"
-        " does not start as it was.",
-    )
     targets: Ends = Targets.model_validate(["mlp.up", "mlp.down"])
 
 
@@ -149,3 +142,22 @@ class AdaptformerConfig(HeParallelConfig):
 
     bottleneck: Bottleneck = 64
     scale: Factor = 0.1
+
+
+class SerAdapterConfig(HeParallelConfig):
+    """PEFT-SER's: as wide as it is there, and as weak.
+
+    Its code reads the hidden states before the norm of the feed-forward part. No role tells that
+    norm from the others of a block, so name it as the first of the targets for that: of WavLM,
+    wav2vec 2.0 and HuBERT ``path:**.layers.*.layer_norm``, of Whisper
+    ``path:**.layers.*.final_layer_norm``; then ``mlp.down``.
+    """
+
+    bottleneck: Bottleneck = 128
+    scale: Factor = 0.1
+    released: bool = Field(
+        False,
+        description="Compute what the authors' code does: the adapter adds what it reads as well, a"
+        " second residual, so that the model does not start as it was. It needs the norm before the"
+        " feed-forward part as the first of the targets.",
+    )

@@ -51,8 +51,16 @@ class BesideFeedForward(Targeted):
     def __init__(self, config: MethodConfig):
         super().__init__(config)
         self._handover = Handover()
-        self._begun: dict[int | None, int] = {}
+        self._first: dict[int | None, Site] = {}
         self._ended: set[int | None] = set()
+
+    @hookimpl
+    def peftcore_prepare(self, sites: Sequence[Site]) -> None:
+        """Find where the part of each block begins: its norm, wherever its block registers it."""
+        for site in self.chosen(sites):
+            first = self._first.setdefault(site.block, site)
+            if site.kind == "norm" and first.kind != "norm":
+                self._first[site.block] = site
 
     def piece(self, site: Site, config: Any) -> Begin | End:
         """Return the reading end for the first target of a block, the adding one for the second.
@@ -60,14 +68,21 @@ class BesideFeedForward(Targeted):
         Raises:
             TargetError: a block has more than two targets, or ends of unequal width.
         """
-        begun = self._begun.get(site.block)
-        if begun is None:
-            width = self._begun[site.block] = site.layer.in_features
-            return Begin(Bottleneck(width, width, config), self._handover, config.residual)
-        if site.block in self._ended or site.layer.out_features != begun:
+        first = self._first[site.block]
+        if site.path == first.path:
+            released = getattr(config, "released", False)
+            if released and site.kind != "norm":
+                raise TargetError(
+                    f"{self.label}.released: the authors' adapter reads what enters the norm of the"
+                    f" feed-forward part, and {site.here} is none. {_NORM}"
+                )
+            width = site.layer.in_features
+            return Begin(Bottleneck(width, width, config), self._handover, released)
+        width = first.layer.in_features
+        if site.block in self._ended or site.layer.out_features != width:
             raise TargetError(
                 f"{self.label}.targets: {site.here}, of width {site.layer.out_features}, is no end"
-                f" of a part that begins with width {begun}: {_TWO}"
+                f" of a part that begins with width {width}: {_TWO}"
             )
         self._ended.add(site.block)
         return End(self._handover)
@@ -79,12 +94,16 @@ class BesideFeedForward(Targeted):
         Raises:
             TargetError: a block has only one target.
         """
-        open_ = [block for block in self._begun if block not in self._ended]
+        open_ = [block for block in self._first if block not in self._ended]
         if open_:
             raise TargetError(f"{self.label}.targets: block {open_[0]} has only one: {_TWO}")
         return []
 
 
+_NORM = (
+    "Name it as the first of the targets, such as of WavLM targets:"
+    " ['path:**.layers.*.layer_norm', mlp.down]."
+)
 _TWO = (
     "name two linear layers of each block, where its feed-forward part begins and ends, such as"
     " mlp.up and mlp.down."

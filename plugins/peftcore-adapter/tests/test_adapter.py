@@ -131,8 +131,8 @@ def test_the_part_may_begin_with_its_norm_as_in_the_code_of_adaptformer() -> Non
 
 
 @pytest.mark.skipif("wavlm" not in installed().backbones, reason="no backbone plugin for WavLM")
-@pytest.mark.parametrize("residual", [False, True])
-def test_on_wavlm_the_adapter_is_that_of_peft_ser(residual: bool) -> None:
+@pytest.mark.parametrize("released", [False, True])
+def test_on_wavlm_the_adapter_is_that_of_peft_ser(released: bool) -> None:
     """Feng and Narayanan 2023 read h before the norm; their module adds h itself as well."""
     backbone = peftcore.backbone_named("wavlm")
     model, seen = backbone.tiny().eval().double(), {}
@@ -144,14 +144,13 @@ def test_on_wavlm_the_adapter_is_that_of_peft_ser(residual: bool) -> None:
     layer.final_layer_norm.register_forward_hook(lambda _, args, out: seen.update(sum=args[0]))
     plain = copy.deepcopy(layer)
     ends = ["path:encoder.layers.*.layer_norm", "mlp.down"]
-    config = {"bottleneck": 4, "scale": 0.1, "residual": residual, "targets": ends}
-    adapter = moved(model, "he_parallel", **config)
+    adapter = moved(model, "ser_adapter", bottleneck=4, released=released, targets=ends)
     with torch.no_grad():
         model(**batch)
         piece = next(p.piece for p in adapter.placed if p.site.path.startswith("encoder.layers.1."))
         normal = plain.layer_norm(seen["h"])
         expected = normal + plain.feed_forward(normal) + naive(piece, seen["h"], "relu", 0.1)
-    torch.testing.assert_close(seen["sum"], expected + seen["h"] if residual else expected)
+    torch.testing.assert_close(seen["sum"], expected + seen["h"] if released else expected)
 
 
 class Part(nn.Module):
@@ -276,6 +275,7 @@ def test_on_a_bf16_base_the_adapter_computes_in_fp32() -> None:
         ("he_parallel", {"targets": ["attention.query", "mlp.up"]}, "blocks.0.up .* is no end"),
         ("he_parallel", {"targets": ["all-linear"]}, "blocks.0.attention.value .* is no end"),
         ("he_parallel", {"targets": ["block"]}, "he_parallel acts on linear layers"),
+        ("ser_adapter", {"released": True}, "enters the norm .* blocks.0.up .* is none"),
     ],
 )
 def test_bad_input_is_refused_before_anything_changes(

@@ -56,3 +56,9 @@ class TestWithNormAndDropout(MethodContract):
     method = "pfeiffer"
     config = {"bottleneck": 4, "layer_norm": True, "dropout": 0.1, "dropout_at": "inner"}
     merges = False
+
+
+class TestSerAdapter(MethodContract):
+    method = "ser_adapter"
+    config = {"bottleneck": 4}
+    merges = False

@@ -45,11 +45,19 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
 
 
 @hookimpl
-def peftcore_register_tasks() -> TaskSpec:
-    """Return the task on recordings."""
-    return TaskSpec(
-        name="audio-classification",
-        summary="One label for a recording, from folders or a table of paths.",
-        config="peftcore_speech.classification:AudioClassificationConfig",
-        task="peftcore_speech.classification:AudioClassification",
-    )
+def peftcore_register_tasks() -> list[TaskSpec]:
+    """Return the tasks on recordings."""
+    return [
+        TaskSpec(
+            name="audio-classification",
+            summary="One label for a recording, from folders, a table of paths, or a corpus.",
+            config="peftcore_speech.classification:AudioClassificationConfig",
+            task="peftcore_speech.classification:AudioClassification",
+        ),
+        TaskSpec(
+            name="speech-recognition",
+            summary="What is said in a recording, written by a Whisper.",
+            config="peftcore_speech.recognition:SpeechRecognitionConfig",
+            task="peftcore_speech.recognition:SpeechRecognition",
+        ),
+    ]

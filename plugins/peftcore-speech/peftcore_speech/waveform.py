@@ -39,6 +39,13 @@ _SMALL = {
 }  # fmt: skip
 
 
+def frames_of(config: Any, samples: Count) -> Count:
+    """Return the number of frames that a model's convolutions make of a number of samples."""
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
 class Wav2Vec2(TransformersBackbone):
     """wav2vec 2.0, Baevski et al. 2020; the other families here lay their modules out alike.
 
@@ -75,12 +82,6 @@ class Wav2Vec2(TransformersBackbone):
         # one parameter is made on the CPU, whatever the default device is
         return super()._make(sizes, head, options).to(torch.get_default_device())
 
-    def frames(self, config: Any, samples: Count) -> Count:
-        """Return the number of frames that a model's convolutions make of a number of samples."""
-        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-            samples = (samples - kernel) // stride + 1
-        return samples
-
     def context(
         self, entry: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Context:
@@ -90,12 +91,12 @@ class Wav2Vec2(TransformersBackbone):
         if audio is None or audio.dim() != 2:  # a part of a model, called by itself
             return Context()
         config = entry.config
-        count = self.frames(config, audio.shape[-1])
+        count = frames_of(config, audio.shape[-1])
         if samples is None:
             mask = audio.new_ones(len(audio), count, dtype=torch.bool)
         else:
             frame = torch.arange(count, device=samples.device)
-            mask = frame < self.frames(config, samples.sum(-1))[:, None]
+            mask = frame < frames_of(config, samples.sum(-1))[:, None]
         return Context(mask, mask)
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:

@@ -8,18 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import soundfile
-import torch
 import yaml
-from transformers import (
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForSequenceClassification,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForAudioClassification,
-)
 
-from peftcore import backbone_named
 from peftcore.testing import run_in_process
 from peftcore_speech.recordings import heard
 from peftcore_train.testing import TaskContract
@@ -46,30 +36,6 @@ def recordings() -> dict[str, list[dict]]:
         soundfile.write(path, sound + noise, RATE)
         rows.append({"audio": str(path), "label": label})
     return {"train": rows, "validation": rows[:5], "test": rows[3:]}
-
-
-@pytest.fixture(scope="module")
-def wav2vec2(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wav2vec2")
-    torch.manual_seed(0)
-    small = {**backbone_named("wav2vec2").small, "num_labels": 2}
-    # frames of a model whose norms are over groups depend on the padding
-    config = Wav2Vec2Config(**small, feat_extract_norm="layer", do_stable_layer_norm=True)
-    Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
-    extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=True)
-    extractor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whisper(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whisper")
-    torch.manual_seed(0)
-    extractor = WhisperFeatureExtractor(feature_size=8, hop_length=1600, chunk_length=1)
-    extractor.save_pretrained(folder)
-    small = {**backbone_named("whisper").small, "max_source_positions": 5, "num_labels": 2}
-    WhisperForAudioClassification(WhisperConfig(**small)).save_pretrained(folder)
-    return folder
 
 
 class TestAudioClassification(TaskContract):
@@ -138,7 +104,10 @@ def test_spoilt_sound_is_named_at_once(tmp_path, wav2vec2):
     soundfile.write(data / "test" / "high" / "long.wav", tone(60, 31), RATE)
     (data / "test" / "high" / "none.flac").write_text("no sound")
     (data / "validation" / "low" / "0.wav").write_bytes(b"")
-    path = recipe_of(tmp_path, wav2vec2, data)
+    whole = (data / "train" / "high" / "0.wav").read_bytes()
+    (data / "train" / "high" / "0.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(data / "train" / "high" / "1.wav", tone(600, 0.3, 4000), 4000)
+    path = recipe_of(tmp_path, wav2vec2, data, sampling_rate=RATE)
     done = run_in_process("check", path)
     assert done.exit_code == 2
     for sentence in (
@@ -147,6 +116,8 @@ def test_spoilt_sound_is_named_at_once(tmp_path, wav2vec2):
         "error: test/high/long.wav: 31.0 seconds, more than task.max_seconds: 30.",
         "test/high/none.flac is no sound that can be read",
         "validation/low/0.wav is no sound that can be read",
+        "train/high/0.wav is cut off: it has 622 bytes, and its header says 1,244.",
+        "1.wav has 4,000 samples a second, not the 2,000 of task.sampling_rate.",
     ):
         assert sentence in done.stderr, done.stderr
     assert run_in_process("train", path, "-q").exit_code == 2

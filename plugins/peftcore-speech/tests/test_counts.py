@@ -1,9 +1,11 @@
 """Sizes and published numbers of trainable parameters, on the meta device."""
 
 import pytest
+import torch
 
 import peftcore
 from peftcore import backbone_named, build_on_meta, installed
+from peftcore_speech.heads import LayersClassifier
 
 COUNTS = {
     "wavlm-base-plus": 94_381_936,
@@ -46,10 +48,21 @@ def test_lora_of_peft_ser_has_its_number(rank: int, count: int) -> None:
 def test_the_adapter_of_peft_ser_has_its_number() -> None:
     """Width 128, one a block, from the norm of the feed-forward part to its end."""
     ends = ["path:encoder.layers.*.layer_norm", "mlp.down"]
-    config = {"bottleneck": 128, "scale": 0.1, "residual": True, "targets": ends}
-    plan = peftcore.plan(build_on_meta("wavlm-base-plus"), "he_parallel", **config)
+    model = build_on_meta("wavlm-base-plus")
+    plan = peftcore.plan(model, "ser_adapter", released=True, targets=ends)
     assert plan.trainable == 12 * (2 * 768 * 128 + 128 + 768) == 2_370_048
     assert plan.percent("of_base") == pytest.approx(2.511, abs=5e-4)
+
+
+@pytest.mark.parametrize("head", [(), ("head",)])
+def test_the_classifier_of_peft_ser_has_its_number(head: tuple[str, ...]) -> None:
+    """395,280 parameters under four labels; beside LoRA 1,869,840 are trained."""
+    with torch.device("meta"):
+        model = LayersClassifier(build_on_meta("wavlm-base-plus"), 4, 256, 0.1, embedded=False)
+    config = {"rank": 16, "alpha": 1, "targets": FEED_FORWARD}
+    plan = peftcore.plan(model, "lora", **config, modules_to_save=head)
+    assert plan.head == (395_280 if head else 0)
+    assert plan.trainable + plan.head == (1_869_840 if head else 1_474_560)
 
 
 def test_whisper_small_has_144_square_projections() -> None:

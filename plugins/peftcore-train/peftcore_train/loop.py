@@ -19,7 +19,7 @@ from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.losses import Losses
 from peftcore_train.progress import Progress, remaining, shown
 from peftcore_train.rundir import ADAPTER, METRICS, Lines, unwritable, whole_run
-from peftcore_train.schedules import schedule
+from peftcore_train.schedules import lowered, schedule
 from peftcore_train.schema import TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.state import Best, Position, save_state
@@ -199,7 +199,7 @@ class Loop:
         return minutes is not None and time.monotonic() - self.saved >= 60 * minutes
 
     def _step(self) -> None:
-        part = self.rate(self.position.step)
+        part = self.rate(self.position.step) * self.position.plateau.part
         for group in self.session.optimizer.param_groups:
             group["lr"] = group["peak"] * part
         if self.section.max_grad_norm is not None:
@@ -256,6 +256,8 @@ class Loop:
                 f"the validation {self.metric} after epoch {position.epoch + 1} is not a number;"
                 " choose another train.metric_for_best, or lower train.learning_rate."
             )
+        if self.section.lr_scheduler == "plateau":
+            position.plateau = lowered(self.section, position.plateau, scores["loss"])
         better = position.best is None or self._better(value, position.best.scores[self.metric])
         if better:
             position.best = Best(position.epoch + 1, position.step, scores)

@@ -64,6 +64,7 @@ def examine(job: Job) -> Examined:
     broken = _learned(job, task, rows["train"], found) if "train" in whole else True
     if not broken:
         task.chosen_metric(job.recipe.train.metric_for_best)
+        _check_plateau(job, task)
     for split in whole:
         if not broken:
             found += _of_rows(task, rows[split])
@@ -71,6 +72,14 @@ def examine(job: Job) -> Examined:
             found += [one for row in rows[split] for one in _probed(job, row)]
     profile = profiled(job.recipe.data, rows, task.columns(), found)
     return Examined(task, rows, profile, learned=not broken)
+
+
+def _check_plateau(job: Job, task: Task) -> None:
+    if job.recipe.train.lr_scheduler == "plateau" and "loss" not in task.metric_names:
+        raise ConfigError(
+            f"train.lr_scheduler: plateau follows the validation loss, which {job.task_type} does"
+            " not score so. Take another, such as linear."
+        )
 
 
 def profiles_of(jobs: Sequence[Job]) -> dict[str, Profile]:

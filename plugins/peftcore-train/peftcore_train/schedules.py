@@ -2,8 +2,38 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from peftcore_train.schema import TrainSection
+
+#: By how much, as a part of itself, a loss must be lower to count as lower.
+_THRESHOLD = 1e-4
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """What ``plateau`` has seen; as torch's ``ReduceLROnPlateau`` with its defaults.
+
+    Attributes:
+        part: of the rate that is left.
+        lowest: the lowest validation loss; None before the first.
+        waited: epochs since then, or since the rate was lowered.
+    """
+
+    part: float = 1.0
+    lowest: float | None = None
+    waited: int = 0
+
+
+def lowered(section: TrainSection, before: Plateau, loss: float) -> Plateau:
+    """Return the plateau after one more epoch; the rate goes no lower than ``min_lr_ratio``."""
+    if before.lowest is None or loss < before.lowest * (1 - _THRESHOLD):
+        return Plateau(before.part, loss)
+    waited = before.waited + 1
+    if waited <= section.plateau_patience:
+        return Plateau(before.part, before.lowest, waited)
+    part = max(before.part * section.plateau_factor, section.min_lr_ratio)
+    return Plateau(part, before.lowest)
 
 
 def schedule(section: TrainSection, total: int) -> Callable[[int], float]:

@@ -95,8 +95,18 @@ class TrainSection(Strict):
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Moment decays of AdamW.")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Epsilon of AdamW.")
-    lr_scheduler: Literal["linear", "cosine", "constant", "cosine_with_restarts"] = Field(
-        "linear", description="How the rate falls after the warm-up."
+    lr_scheduler: Literal["linear", "cosine", "constant", "cosine_with_restarts", "plateau"] = (
+        Field(
+            "linear",
+            description="How the rate falls after the warm-up; `plateau`: where the validation loss"
+            " has not fallen for longer than `plateau_patience` epochs.",
+        )
+    )
+    plateau_factor: float = Field(
+        0.5, gt=0, lt=1, description="What `plateau` multiplies the rate by."
+    )
+    plateau_patience: int = Field(
+        5, ge=0, le=100_000, description="Epochs without a lower loss that `plateau` bears."
     )
     restart_steps: int | None = Field(
         None, ge=1, description="Optimiser steps between restarts of `cosine_with_restarts`."

@@ -12,7 +12,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import peftcore
 from peftcore import Adapter, CheckpointError
 from peftcore_train.rundir import ADAPTER, unwritable
+from peftcore_train.schedules import Plateau
 
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 
@@ -50,6 +51,7 @@ class Position:
         loss_sum: sum of the losses of the epoch's finished batches.
         waited: epochs since the best one.
         best: the best epoch.
+        plateau: what the schedule of that name has seen.
         metrics_size: bytes of metrics.jsonl that belong to this state.
         seconds: time spent in training.
     """
@@ -60,6 +62,7 @@ class Position:
     loss_sum: float = 0.0
     waited: int = 0
     best: Best | None = None
+    plateau: Plateau = field(default_factory=Plateau)
     metrics_size: int = 0
     seconds: float = 0.0
 
@@ -122,8 +125,8 @@ def read_position(state: Path) -> Position:
         CheckpointError: it is damaged.
     """
     data = _read_rest(state)["position"]
-    best = data.pop("best")
-    return Position(**data, best=None if best is None else Best(**best))
+    best, plateau = data.pop("best"), Plateau(**data.pop("plateau"))
+    return Position(**data, best=None if best is None else Best(**best), plateau=plateau)
 
 
 def restore_state(

@@ -1,11 +1,13 @@
 """Order of batches, and learning rates."""
 
+import random
+
 import pytest
 import torch
 from transformers import get_scheduler
 
 from peftcore_train.batches import ScoringBatches, TrainingBatches
-from peftcore_train.schedules import schedule
+from peftcore_train.schedules import Plateau, lowered, schedule
 from peftcore_train.schema import TrainSection
 
 LENGTHS = [3 + (7 * i) % 50 for i in range(103)]
@@ -97,3 +99,20 @@ def test_restarts_are_those_of_torch():
         assert ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
+
+
+def test_a_plateau_lowers_the_rate_as_torch_does() -> None:
+    section = TrainSection(lr_scheduler="plateau", plateau_patience=2, min_lr_ratio=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=2, min_lr=0.1
+    )
+    ours, parts = Plateau(), []
+    chance = random.Random(3)
+    losses = [1.0, 0.9, 0.89999, 0.89998, *(0.9 + chance.random() / 9 for _ in range(30)), 0.5, 0.6]
+    for loss in losses:
+        theirs.step(loss)
+        ours = lowered(section, ours, loss)
+        parts.append(ours.part)
+        assert ours.part == optimizer.param_groups[0]["lr"], loss
+    assert parts[-1] == 0.1 and 0.5 in parts

@@ -4,13 +4,14 @@ from peftcore_train.data.annotated import frame_of
 from peftcore_train.data.formats import READERS, read_all, read_rows
 from peftcore_train.data.lines import decoded, rows_of_text
 from peftcore_train.data.rows import Columns, Row
-from peftcore_train.data.splits import read_split
+from peftcore_train.data.splits import drawn, read_split
 
 __all__ = [
     "READERS",
     "Columns",
     "Row",
     "decoded",
+    "drawn",
     "frame_of",
     "read_all",
     "read_rows",

@@ -42,11 +42,16 @@ def read_split(
         problems += found
     elif found:
         raise found[0]
+    return drawn(rows, data, split)
+
+
+def drawn(rows: list[Row], data: DataSection, split: Split) -> list[Row]:
+    """Return the rows of a split that ``data.limits`` leaves, in their order."""
     limit = data.limits.get(split)
-    if limit is not None and limit < len(rows):
-        chosen = random.Random(data.seed).sample(range(len(rows)), limit)
-        rows = [rows[i] for i in sorted(chosen)]
-    return rows
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = random.Random(data.seed).sample(range(len(rows)), limit)
+    return [rows[i] for i in sorted(chosen)]
 
 
 def _rows(
