@@ -16,6 +16,7 @@ from peftcore import (
     Loaded,
     base_modules,
     device_of,
+    layer_of,
     nearest,
     query_key_value,
     resolve_source,
@@ -63,9 +64,12 @@ class PointBackbone(Backbone):
 
     def width(self, model: nn.Module, path: str, module: nn.Module) -> int | None:
         """Return the width of the tokens at a module, of whatever scale it is."""
-        norms = (m for m in module.modules() if isinstance(m, nn.LayerNorm))
-        norm = next(norms, None)
-        return None if norm is None else int(norm.normalized_shape[0])
+        for _, inner, _ in base_modules(module):
+            if isinstance(inner, nn.LayerNorm):
+                return int(inner.normalized_shape[0])
+        layers = ((layer_of(m), m) for _, m, _ in base_modules(module))
+        infos = [layer.info(m) for layer, m in layers if layer is not None]
+        return infos[-1].out_features if infos else None
 
     def slices(self, path: str, role: str, layer: LayerInfo) -> Mapping[str, tuple[int, int]]:
         """Return the three parts of the fused projection."""

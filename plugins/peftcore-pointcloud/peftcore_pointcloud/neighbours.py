@@ -1,12 +1,34 @@
 """Farthest points and nearest neighbours of batches of clouds."""
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Kernels(NamedTuple):
+    """Compiled functions on points of all clouds, one after the other, [B * N, 3]."""
+
+    fps: Callable[..., Tensor]
+    knn: Callable[..., Tensor]
+
+
+def _installed() -> Kernels | None:
+    if find_spec("torch_cluster") is not None:
+        from torch_cluster import fps, knn
+
+        return Kernels(fps, knn)
+    if find_spec("pyg_lib") is not None:
+        from torch_geometric.nn import fps, knn
+
+        return Kernels(fps, knn)
+    return None
+
+
+#: Those of torch-cluster or, through torch-geometric, of pyg-lib, where one is installed.
+KERNELS = _installed()
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:
@@ -21,7 +43,7 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
         count: how many.
     """
     points = points.detach().float()
-    if (found := kernels()) is not None and count > 1:
+    if (found := KERNELS) is not None and count > 1:
         return _farthest_by_kernel(found, points, count)
     axes = points.transpose(1, 2).contiguous()  # [B, 3, N]
     rows = torch.arange(len(points), device=points.device)
@@ -44,7 +66,7 @@ def nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
         count: how many.
     """
     points, centres = points.detach().float(), centres.detach().float()
-    if (found := kernels()) is not None:
+    if (found := KERNELS) is not None:
         return _nearest_by_kernel(found, points, centres, count)
     # the way by a product of matrices would lose the digits by which near points differ
     apart = torch.cdist(centres, points, compute_mode="donot_use_mm_for_euclid_dist")
@@ -60,27 +82,6 @@ def gathered(rows: Tensor, index: Tensor) -> Tensor:
     """
     flat = index.flatten(1)[..., None].expand(-1, -1, rows.shape[-1])
     return rows.gather(1, flat).view(*index.shape, rows.shape[-1])
-
-
-class Kernels(NamedTuple):
-    """Compiled functions on points of all clouds, one after the other, [B * N, 3]."""
-
-    fps: Callable[..., Tensor]
-    knn: Callable[..., Tensor]
-
-
-@cache
-def kernels() -> Kernels | None:
-    """Return the functions of torch-cluster or, through torch-geometric, of pyg-lib, if any."""
-    if find_spec("torch_cluster") is not None:
-        from torch_cluster import fps, knn
-
-        return Kernels(fps, knn)
-    if find_spec("pyg_lib") is not None:
-        from torch_geometric.nn import fps, knn
-
-        return Kernels(fps, knn)
-    return None
 
 
 def _numbers(points: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_kernels_are_used_where_they_are_installed_and_find_the_same(monkeypatch
         index = apart.topk(k, largest=False).indices
         return torch.stack([torch.arange(len(y)).repeat_interleave(k), index.flatten()])
 
-    monkeypatch.setattr(neighbours, "kernels", lambda: neighbours.Kernels(fps, knn))
+    monkeypatch.setattr(neighbours, "KERNELS", neighbours.Kernels(fps, knn))
     assert torch.equal(neighbours.farthest_points(clouds, 12), plain[0])
     assert torch.equal(neighbours.nearest(clouds, clouds[:, :7], 5), plain[1])
     assert called == ["fps", "knn"]
