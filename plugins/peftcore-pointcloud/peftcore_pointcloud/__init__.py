@@ -1,6 +1,6 @@
 """Point clouds: Point-MAE, Point-BERT, Point-M2AE, and tasks on clouds."""
 
-from peftcore import BackboneSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, CommandSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -37,4 +37,20 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             config="peftcore_pointcloud.classification:PointClassificationConfig",
             task="peftcore_pointcloud.classification:PointClassification",
         ),
+        TaskSpec(
+            name="point-reconstruction",
+            summary="Point-MAE's pre-training: hidden groups of a cloud from those that are seen.",
+            config="peftcore_pointcloud.reconstruction:PointReconstructionConfig",
+            task="peftcore_pointcloud.reconstruction:PointReconstruction",
+        ),
     ]
+
+
+@hookimpl
+def peftcore_register_commands() -> CommandSpec:
+    """Return the command that writes clouds into files that are quick to read."""
+    return CommandSpec(
+        name="clouds",
+        summary="Write the clouds of a release into one h5 file for each split.",
+        command="peftcore_pointcloud.cli:clouds",
+    )

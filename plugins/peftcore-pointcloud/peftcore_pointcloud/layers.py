@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.num_heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
 
@@ -133,7 +133,7 @@ class Attention(nn.Module):
             mask: [B, L, L] bool, True where a token is not seen.
         """
         rows, length, width = x.shape
-        parts = self.qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(x).view(rows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         bias = None if mask is None else mask[:, None].to(x.dtype) * _MASKED
         seen = F.scaled_dot_product_attention(*parts, attn_mask=bias)
         out: Tensor = self.proj(seen.transpose(1, 2).reshape(rows, length, width))

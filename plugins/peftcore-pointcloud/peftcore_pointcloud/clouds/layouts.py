@@ -154,7 +154,7 @@ def _shared(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], li
         by_label[str(row.values["label"])].append(index)
     held: set[int] = set()
     for label, found in sorted(by_label.items()):
-        count = max(round(share * len(found)), 1) if len(found) > 1 else 0
+        count = max(round(share * len(found)), 1) if share and len(found) > 1 else 0
         held.update(random.Random(f"{seed}-{label}").sample(found, count))
     return (
         [row for index, row in enumerate(rows) if index not in held],
