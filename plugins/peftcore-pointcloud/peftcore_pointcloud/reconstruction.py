@@ -29,6 +29,7 @@ class PointReconstruction(Clouds):
     """Squared Chamfer distance of hidden groups to what is made of them, Pang et al. 2022."""
 
     head = "masked-reconstruction"
+    modules_to_save = ("head",)
 
     def __init__(self, config: PointReconstructionConfig):
         super().__init__(config)
