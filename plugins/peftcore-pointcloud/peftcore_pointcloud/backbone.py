@@ -23,6 +23,7 @@ from peftcore import (
 )
 from peftcore_pointcloud.checkpoint import (
     encoder_of,
+    family_of,
     fill,
     is_checkpoint,
     model_type_of,
@@ -182,7 +183,7 @@ class PointBackbone(Backbone):
         if Path(place).expanduser().is_dir():
             return read_config(Path(place).expanduser())
         default = PointConfig(**self.configs[self.model_types[0]])
-        if model_type_of(place) not in self.model_types:
+        if family_of(tensors) not in self.model_types:
             raise ConfigError(
                 f"{place} holds no network that the backbone {self._label} knows. Name the backbone"
                 " of its family; `peftcore list` shows those installed."

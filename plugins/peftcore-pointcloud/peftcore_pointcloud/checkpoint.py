@@ -38,7 +38,7 @@ def model_type_of(source: str) -> str:
     try:
         if Path(source).expanduser().is_dir():
             return read_config(Path(source).expanduser()).model_type
-        return _family(read_tensors(source))
+        return family_of(read_tensors(source))
     except ConfigError:  # whatever is wrong with a source, load says it in full
         return ""
 
@@ -102,7 +102,8 @@ def encoder_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in out.items() if ".encoder_norms." not in name}
 
 
-def _family(tensors: Mapping[str, Tensor]) -> str:
+def family_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the ``model_type`` that tensors of a release are of, or an empty string."""
     names = encoder_of(tensors)
     if any(name.startswith("h_encoder.token_embed.") for name in names):
         return "point-m2ae"
@@ -116,7 +117,7 @@ def sized(config: PointConfig, tensors: Mapping[str, Tensor]) -> PointConfig:
     names = encoder_of(tensors)
     classes = names.get(f"{_HEAD}.8.bias", names.get(f"{_HEAD}.3.bias"))
     labels = 0 if classes is None else len(classes)
-    if _family(tensors) == "point-m2ae":
+    if family_of(tensors) == "point-m2ae":
         scales = range(1 + max(_number(n, "h_encoder.token_embed.") for n in names))
         widths = [len(names[f"h_encoder.token_embed.{i}.second_conv.3.bias"]) for i in scales]
         depths = [1 + max(_number(n, f"h_encoder.encoder_blocks.{i}.blocks.") for n in names)
@@ -128,7 +129,7 @@ def sized(config: PointConfig, tensors: Mapping[str, Tensor]) -> PointConfig:
         )
     depth = 1 + max(_number(name, "blocks.blocks.") for name in names)
     return config.with_(
-        model_type=_family(tensors),
+        model_type=family_of(tensors),
         widths=(len(names["norm.weight"]),),
         depths=(depth,),
         encoder_dims=len(names["encoder.second_conv.3.bias"]),
@@ -163,17 +164,16 @@ def fill(model: nn.Module, held: dict[str, Tensor], source: str) -> tuple[str, .
     missing = {n for n in wanted.keys() - held.keys() if not n.endswith("num_batches_tracked")}
     for name in sorted(missing & set(_TOKENS)):
         _draw(model.get_parameter(name), _TOKENS.index(name))
-    spare = (
-        (f"{_HEAD}.**", "norm") if "h_encoder.token_embed.0.first_conv.0.weight" in wanted else ()
-    )
-    globs = (f"{_HEAD}.**", *spare)
+    # Point-M2AE's pre-training has no last norm
+    globs = (f"{_HEAD}.**", *(("norm",) if hasattr(model, "h_encoder") else ()))
     fresh = {n for n in missing - set(_TOKENS) if path_matches(n.rpartition(".")[0], globs)}
     if absent := sorted(missing - fresh - set(_TOKENS)):
         raise ConfigError(
             f"{source}: the checkpoint lacks {len(absent)} tensors of the network, such as"
             f" {absent[0]}; they would be random. Name the backbone that it belongs to."
         )
-    model.load_state_dict({n: v for n, v in held.items() if n in wanted}, strict=False)
+    if not any(value.is_meta for value in wanted.values()):
+        model.load_state_dict({n: v for n, v in held.items() if n in wanted}, strict=False)
     return tuple(name for name, _ in model.named_parameters() if name in fresh)
 
 

@@ -143,10 +143,10 @@ RELEASES = {
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_state_dict_of_a_release_loads_whole(release, tmp_path):
     family, head_name, shapes, classes, new = RELEASES[release]
-    chance = torch.Generator().manual_seed(0)
+    # one number for each tensor, which makes a small file
     state = {
-        f"module.{name}": torch.randn(shape, generator=chance) if shape else torch.tensor(3)
-        for name, shape in shapes.items()
+        f"module.{name}": torch.tensor(float(i)).expand(shape) if shape else torch.tensor(i)
+        for i, (name, shape) in enumerate(shapes.items(), 1)
     }
     path = tmp_path / "pretrain.pth"
     torch.save({"base_model": state, "epoch": 300, "metrics": {"acc": torch.tensor(0.9)}}, path)
@@ -172,13 +172,27 @@ def test_a_state_dict_of_a_release_loads_whole(release, tmp_path):
         assert torch.equal(again.cls_token, loaded.model.cls_token)
 
 
+def test_point_m2aes_pre_training_has_no_norm_and_no_head(tmp_path):
+    shapes = {n: shape for n, shape in M2AE.items() if n.startswith("h_encoder.")}
+    for i, width in enumerate((96, 192, 384)):
+        shapes |= norm(f"h_encoder.encoder_norms.{i}", width)
+    shapes |= blocks("h_decoder.0.blocks", 1, 384)
+    state = {name: torch.tensor(0.5).expand(shape) for name, shape in shapes.items()}
+    torch.save({"base_model": state}, tmp_path / "pre-train.pth")
+    knows = backbone_for_source(str(tmp_path / "pre-train.pth"))
+    options = {"head": "point-classification", "num_labels": 3, "layout": "scanobjectnn"}
+    loaded = knows.load_on_meta(str(tmp_path / "pre-train.pth"), **options)
+    assert {name.partition(".")[0] for name in loaded.fresh} == {"norm", "cls_head_finetune"}
+    assert loaded.model.config.group_sizes == (32, 16, 16)
+
+
 class Metric:
     """A class of a training script, as some checkpoints hold one."""
 
 
 def test_checkpoints_that_cannot_be_used_are_refused_in_a_sentence(tmp_path):
     knows, path = backbone_named("point-transformer"), tmp_path / "x.pth"
-    state = {name: torch.zeros(shape) for name, shape in MAE.items()}
+    state = {name: torch.zeros(()).expand(shape) for name, shape in MAE.items()}
     for content, sentence in (
         ({"base_model": state, "metrics": Metric()}, "holds code or classes beside its tensors"),
         ({"base_model": {"norm.weight": torch.zeros(3)}}, "no network that the backbone"),

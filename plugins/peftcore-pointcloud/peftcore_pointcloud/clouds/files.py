@@ -1,5 +1,6 @@
 """One cloud, from a file of its own or from a file of many."""
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -88,7 +89,7 @@ def _place(number: str, count: int, path: Path, where: str) -> int:
 
 
 @lru_cache(maxsize=16)
-def _h5(path: Path, size: int, changed: int) -> "h5py.File":
+def _h5(path: Path, size: int, changed: int, process: int) -> "h5py.File":
     import h5py
 
     try:
@@ -117,7 +118,8 @@ def opened(path: Path) -> "h5py.File":
         DataError: it is no such file.
     """
     found = path.stat()
-    return _h5(path, found.st_size, found.st_mtime_ns)
+    # a process that was forked must not read through the handle of its parent
+    return _h5(path, found.st_size, found.st_mtime_ns, os.getpid())
 
 
 def pickled(path: Path, part: str = "") -> "tuple[list[NDArray[Any]], list[Any]]":
@@ -155,19 +157,22 @@ def _text(path: Path, where: str) -> "NDArray[Any]":
     import numpy as np
 
     lines = path.read_text("utf-8", errors="replace").replace(",", " ").splitlines()
-    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    if rows and len(rows[0]) == 1 and rows[0][0].isdecimal():
-        rows = rows[1:]  # the number of points
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(rows[0]):
-            raise DataError(
-                f"{where}: row {number} of {path.name} has {len(row)} numbers and the first one"
-                f" {len(rows[0])}."
-            )
+    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    if lines and lines[0].strip().isdecimal():
+        lines = lines[1:]  # the number of points
+    if not lines:
+        return np.zeros((0, 3), "float32")
     try:
-        return np.array(rows, dtype="float32") if rows else np.zeros((0, 3), "float32")
+        found: NDArray[Any] = np.loadtxt(lines, dtype="float32", ndmin=2, comments=None)
     except ValueError as error:
+        for number, line in enumerate(lines, 1):
+            if len(line.split()) != len(lines[0].split()):
+                raise DataError(
+                    f"{where}: row {number} of {path.name} has {len(line.split())} numbers and the"
+                    f" first one {len(lines[0].split())}."
+                ) from None
         raise DataError(f"{where}: {path.name} is no table of numbers: {error}.") from None
+    return found
 
 
 def _numpy(path: Path, where: str) -> "NDArray[Any]":
