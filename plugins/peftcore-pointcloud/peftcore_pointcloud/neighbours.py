@@ -34,16 +34,16 @@ KERNELS = _installed()
 def farthest_points(points: Tensor, count: int) -> Tensor:
     """Return the indices of points that are far from each other, [B, count].
 
-    The first point of a cloud comes first; each further one is the farthest from all before it.
-    It runs in pyg-lib or torch-cluster where one is installed, else in plain torch, over the batch
-    at once.
+    The first point of a cloud comes first; each further one is the farthest from all before it. On
+    an accelerator it runs in torch-cluster or pyg-lib where one is installed; on a CPU plain torch,
+    over the batch at once, is faster than these (bench/points.md).
 
     Args:
         points: [B, N, 3], N at least ``count``.
         count: how many.
     """
     points = points.detach().float()
-    if (found := KERNELS) is not None and count > 1:
+    if (found := KERNELS) is not None and count > 1 and points.device.type != "cpu":
         return _farthest_by_kernel(found, points, count)
     axes = points.transpose(1, 2).contiguous()  # [B, 3, N]
     rows = torch.arange(len(points), device=points.device)
@@ -59,6 +59,8 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
 
 def nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
     """Return the indices of the points that are nearest to each centre, [B, G, count], in order.
+
+    It runs in torch-cluster or pyg-lib where one is installed, else in plain torch.
 
     Args:
         points: [B, N, 3], N at least ``count``.
