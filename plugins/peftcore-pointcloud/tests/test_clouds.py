@@ -23,7 +23,7 @@ def cloud(points: int = 20) -> np.ndarray:
     return CHANCE.normal(size=(points, 6)).astype("float32")
 
 
-def read(source: Path, split: str, **options):
+def read(source: Path, split: str, /, **options):
     task = {name: options.pop(name) for name in ("few_shot", "validation") if name in options}
     made = PointClassification(PointClassificationConfig(points=16, **task))
     rows = made.read(DataSection(source=str(source), **options), split)
@@ -127,6 +127,23 @@ def test_scanobjectnn_is_read_from_its_h5_files(tmp_path):
     assert read(tmp_path, "train", files=files)[1][0].where.startswith(files["train"])
     with pytest.raises(DataError, match=r"split test could be .*; say which in data\.files"):
         read(tmp_path, "test", files=files)
+
+
+def test_a_folder_of_validation_leaves_training_whole(tmp_path, modelnet):
+    for split, count in (("train", 5), ("val", 2), ("test", 3)):
+        for label in ("a", "b"):
+            folder = tmp_path / "own" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                np.save(folder / f"{i}.npy", cloud())
+    found = {s: read(tmp_path / "own", s)[1] for s in ("train", "validation", "test")}
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "train": 10, "validation": 4, "test": 6,
+    }  # fmt: skip
+    assert found["validation"][0].where == "val/a/0.npy"
+    assert len(read(tmp_path / "own", "train", limits={"train": 3})[1]) == 3
+    with pytest.raises(DataError, match=r"data\.split and data\.labels are for tables"):
+        read(modelnet, "train", split={"validation": 0.1, "test": 0.1})
 
 
 def test_few_shot_pickles_and_draws_have_the_same_classes_in_both_parts(modelnet, tmp_path):

@@ -30,22 +30,21 @@ def rows_of(
     """
     root = Path(resolve_source(data.source, "data") or data.source).expanduser()
     try:
-        own = _part(root, data, split)
-        if own is None and split == "validation":
+        rows = _part(root, data, split)
+        if split != "test" and _part(root, data, "validation") is None:
             whole = _part(root, data, "train")
-            return (
-                None
-                if whole is None
-                else _limited(_shared(whole, share, data.seed)[1], data, split)
+            rows = (
+                None if whole is None else _shared(whole, share, data.seed)[split == "validation"]
             )
-        if own is None:
-            return None
-        if split == "train" and _part_file(root, data, "validation") is None:
-            own = _shared(own, share, data.seed)[0]
-        return _limited(own, data, split)
+        if rows is not None and (data.split is not None or data.labels is not None):
+            raise DataError(
+                f"data.split and data.labels are for tables; {data.source} tells splits and labels"
+                " itself. Leave them out; task.validation divides its training part."
+            )
     except DataError as error:
         problems.append(error)
         return []
+    return None if rows is None else _limited(rows, data, split)
 
 
 def _part(root: Path, data: DataSection, split: Split) -> list[Row] | None:
