@@ -180,15 +180,15 @@ class PointBackbone(Backbone):
 
     def _of(self, place: str, tensors: Mapping[str, Any]) -> PointConfig:
         """Return the sizes of a checkpoint: of its config.json, or as its tensors tell."""
-        if Path(place).expanduser().is_dir():
-            return read_config(Path(place).expanduser())
-        default = PointConfig(**self.configs[self.model_types[0]])
-        if family_of(tensors) not in self.model_types:
+        folder = Path(place).expanduser()
+        config = read_config(folder) if folder.is_dir() else None
+        family = family_of(tensors) if config is None else config.model_type
+        if family not in self.model_types:
             raise ConfigError(
                 f"{place} holds no network that the backbone {self._label} knows. Name the backbone"
                 " of its family; `peftcore list` shows those installed."
             )
-        return sized(default, tensors)
+        return config or sized(PointConfig(**self.configs[self.model_types[0]]), tensors)
 
     def _configured(
         self, config: PointConfig, head: str, options: Mapping[str, Any], source: str

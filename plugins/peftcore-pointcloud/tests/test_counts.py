@@ -206,7 +206,10 @@ def test_checkpoints_that_cannot_be_used_are_refused_in_a_sentence(tmp_path):
     path.write_bytes(b"PK no zip")
     with pytest.raises(ConfigError, match="cannot be read"):
         knows.load(str(path))
+    other = backbone_named("point-m2ae").tiny()
+    other.save_pretrained(tmp_path / "m2ae")
     for call, sentence in (
+        (lambda: knows.load(str(tmp_path / "m2ae")), "no network that the backbone point-transf"),
         (lambda: knows.load(str(tmp_path / "none.pth")), "no such checkpoint"),
         (lambda: knows.build("point-mea"), "Did you mean point-mae"),
         (lambda: knows.build("point-mae", layout="modelnte"), "Did you mean modelnet"),
