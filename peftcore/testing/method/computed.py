@@ -69,7 +69,7 @@ class Computed(OnToy):
         if self.compiles is False:
             pytest.skip("declared not to compile into one graph")
         model, batch = self.pair()
-        batch.pop("labels")
+        batch.pop("labels", None)
         perturb(self.attach(model))
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -34,3 +34,5 @@ class TestBoftWithFactors(MethodContract):
 class TestHra(MethodContract):
     method = "hra"
     config = {"rank": {"default": 4, "mlp.*": 6}, "targets": ["all-linear"]}
+    # positions there are made of three coordinates
+    on = dict.fromkeys(("point-transformer", "point-m2ae"), {"rank": 2})

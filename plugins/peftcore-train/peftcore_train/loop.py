@@ -162,10 +162,11 @@ class Loop:
         self.save()
 
     def _train_mode(self) -> None:
-        """Switch to training; statistics of the frozen base, which no adapter stores, stay."""
+        """Switch to training; statistics of batch norms that nothing trains stay."""
         self.session.model.train()
         for module in self.session.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            trained = any(p.requires_grad for p in module.parameters(recurse=False))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not trained:
                 module.eval()
 
     def _batch(self, batch: Any) -> None:
