@@ -20,6 +20,20 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             configs=("vit-b16-224", "vit-l16", "vit-h14", "vit-s14", "vit-b14"),
         ),
         BackboneSpec(
+            name="timm-beit",
+            summary="BEiT (Bao et al. 2022), EVA and EVA-02 of timm (Fang et al. 2023).",
+            backbone="peftcore_vision.timm_direct:TimmBeit",
+            matches=("timm.models.beit:Beit", "timm.models.eva:Eva"),
+            configs=("beit-b16", "eva02-b14"),
+        ),
+        BackboneSpec(
+            name="timm-swin-v2",
+            summary="Swin transformer v2 of timm (Liu et al. 2022): attention in windows.",
+            backbone="peftcore_vision.timm_direct:TimmSwinV2",
+            matches=("timm.models.swin_transformer_v2:SwinTransformerV2",),
+            configs=("swin-v2-t",),
+        ),
+        BackboneSpec(
             name="timm-cnn",
             summary="CNNs of timm: ResNet (He et al. 2016), EfficientNet, MobileNetV3.",
             backbone="peftcore_vision.timm_models:TimmCnn",
@@ -53,7 +67,7 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
                     for kind in ("Model", "ForConditionalGeneration")
                 ),
             ),
-            configs=("llava-1.5-7b",),
+            configs=("llava-1.5-7b", "clip-vit-bigg-14"),
         ),
     ]
 
