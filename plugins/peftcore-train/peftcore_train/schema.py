@@ -247,7 +247,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         ConfigError: the file is no recipe, or an override does not fit.
     """
     fields = TrainRecipe.model_fields.items()
-    known = {*(info.alias or name for name, info in fields), *arms.SECTIONS}
+    known = {*(info.alias or name for name, info in fields), *arms.sections()}
     for text in overrides:
         section = re.split(r"[.\[=]", text)[0]
         if section not in known:

@@ -45,7 +45,7 @@ class ImageClassificationConfig(OneFileConfig):
         False, description="Score the groups of all attributes together as well: `sex x age`."
     )
     group_values: dict[str, tuple[str, ...]] = Field(
-        {}, description="Groups of attributes without cuts; found in the training rows."
+        {}, description="Names of the groups; without cuts they are found in the training rows."
     )
     multi_label: bool = Field(
         False, description="An image has any number of labels; each is yes or no."
@@ -98,13 +98,11 @@ class ImageClassification(OneFile):
     @property
     def needs_rows(self) -> bool:
         """Whether labels or groups are still to be learned."""
-        return super().needs_rows or self.groups.columns.keys() > self.groups.values.keys()
+        return super().needs_rows or not self.groups.columns.keys() <= self.groups.values.keys()
 
     def learned(self) -> dict[str, Any]:
-        """Return the labels, and the groups of attributes that are not cut."""
-        cut = [name for name, cuts in self.groups.columns.items() if cuts]
-        found = {name: vs for name, vs in self.groups.values.items() if name not in cut}
-        return {**super().learned(), "group_values": found}
+        """Return the labels, and the names of the groups."""
+        return {**super().learned(), "group_values": dict(self.groups.values)}
 
     def look(self, row: Row) -> str:
         """Decode the image of a row, and return where it is."""

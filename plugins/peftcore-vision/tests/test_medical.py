@@ -210,7 +210,7 @@ def test_a_table_of_dicom_images_with_attributes_is_trained_and_scored_by_group(
     assert results["metric"] == "auroc_min.sex"
     assert {"accuracy_gap.age", "auroc_min.sex", "loss_max.age"} <= set(results["test"])
     kept = yaml.safe_load((run / "config.yaml").read_text())["task"]["group_values"]
-    assert kept == {"sex": ["F", "M"]}
+    assert kept == {"sex": ["F", "M"], "age": ["below 45", "from 45"]}
     only = tmp_path / "only"
     only.mkdir()
     (tmp_path / "data" / "test-0.dcm").rename(only / "a.dcm")
