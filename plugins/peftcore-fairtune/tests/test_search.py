@@ -36,7 +36,7 @@ def base(tmp_path_factory) -> Path:
     _, model, _ = tiny("timm-vit", "image-classification")
     save_for_hf(model, str(root / "vit"), safe_serialization=True)
     (root / "data" / "images").mkdir(parents=True)
-    for split, count in (("train", 48), ("validation", 32), ("test", 32)):
+    for split, count in (("train", 48), ("validation", 24), ("test", 24)):
         lines = ["image,label,sex"]
         for i in range(count):
             label, few = i % 2, i % 8 >= 6
@@ -68,7 +68,7 @@ def recipe(tmp_path, base):
                 "random_crop": False,
             },
             "data": {"source": str(base / "data")},
-            "train": {"device": "cpu", "epochs": 2, "batch_size": 12},
+            "train": {"device": "cpu", "epochs": 1, "batch_size": 12},
             "output": str(tmp_path / "runs"),
             "fairtune": {
                 "objective": "acc_diff",
@@ -87,7 +87,7 @@ def recipe(tmp_path, base):
 
 def test_the_mask_that_is_found_leaves_no_wider_gap_than_training_everything(recipe):
     path = recipe({"pruner": "none", "seed": 1})
-    found = peftcore.fairtune(path, trials=5, quiet=True)
+    found = peftcore.fairtune(path, trials=4, quiet=True)
     whole = peftcore.train(
         yaml.safe_load(path.read_text()),
         quiet=True,
@@ -96,7 +96,7 @@ def test_the_mask_that_is_found_leaves_no_wider_gap_than_training_everything(rec
     assert found.found["metric"] == "accuracy_gap.sex" and len(found.mask) == 6
     assert found.found["best"]["value"] <= whole.validation["accuracy_gap.sex"]
     values = [trial["value"] for trial in found.found["trials"]]
-    assert len(values) == 5 and found.found["best"]["value"] == min(values)
+    assert len(values) == 4 and found.found["best"]["value"] == min(values)
     # what was tried is what optuna draws with this seed: bits as integers, then the rate
     study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=1))
     for trial in found.found["trials"]:
@@ -112,15 +112,17 @@ def test_the_mask_that_is_found_leaves_no_wider_gap_than_training_everything(rec
 
 
 def test_a_search_goes_on_with_more_trials_and_trains_the_head_alone_where_all_bits_are_0(recipe):
-    path = recipe({"objective": "min_auc"}, methods=[{"method": "fairtune", "space": "attention"}])
-    done = run_in_process("fairtune", path, "--trials", "2", "--json", "-q")
+    path = recipe(
+        {"objective": "min_auc", "seed": 1}, methods=[{"method": "fairtune", "space": "attention"}]
+    )
+    done = run_in_process("fairtune", path, "--trials", "1", "--json", "-q")
     assert done.exit_code == 0, done.output
     first = json.loads(done.stdout)
     folder = Path(first["directory"])
-    done = run_in_process("fairtune", "--resume", folder, "--trials", "6", "--json", "-q")
+    done = run_in_process("fairtune", "--resume", folder, "--trials", "2", "--json", "-q")
     assert done.exit_code == 0, done.output
     trials = json.loads(done.stdout)["trials"]
-    assert trials[:2] == first["trials"] and len(trials) == 6
+    assert trials[:1] == first["trials"] and len(trials) == 2
     nothing = next(t for t in trials if t["mask"] == "00")
     recipe_of_it = yaml.safe_load((folder / nothing["run"] / "config.yaml").read_text())
     assert recipe_of_it["methods"] == []

@@ -1,6 +1,6 @@
 """Image models: timm's, CLIP's image tower, and models of images and language."""
 
-from peftcore import BackboneSpec, LayerSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, CommandSpec, LayerSpec, TaskSpec, hookimpl
 
 _VISION_LANGUAGE = (
     "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
@@ -73,13 +73,32 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
 
 
 @hookimpl
-def peftcore_register_tasks() -> TaskSpec:
-    """Return the task on images."""
-    return TaskSpec(
-        name="image-classification",
-        summary="One label for an image, from folders or a table of paths.",
-        config="peftcore_vision.classification:ImageClassificationConfig",
-        task="peftcore_vision.classification:ImageClassification",
+def peftcore_register_tasks() -> list[TaskSpec]:
+    """Return the tasks on images."""
+    return [
+        TaskSpec(
+            name="image-classification",
+            summary="One or several labels for an image, from folders or a table of paths.",
+            config="peftcore_vision.classification:ImageClassificationConfig",
+            task="peftcore_vision.classification:ImageClassification",
+        ),
+        TaskSpec(
+            name="elevater",
+            summary="Few-shot classification on the 20 data sets of ELEVATER (Li et al. 2022).",
+            config="peftcore_vision.elevater.task:ElevaterConfig",
+            task="peftcore_vision.elevater.task:Elevater",
+        ),
+    ]
+
+
+@hookimpl
+def peftcore_register_commands() -> CommandSpec:
+    """Return the command that runs the benchmark."""
+    return CommandSpec(
+        name="elevater",
+        summary="Sweep, train and score a recipe on the data sets of ELEVATER.",
+        command="peftcore_vision.elevater.cli:elevater",
+        reads=(".yaml", ".yml"),
     )
 
 

@@ -8,11 +8,12 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from peftcore import Loaded
+from peftcore import ConfigError, Loaded
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, inner
 from peftcore_train.tasks.one_file import OneFile, OneFileConfig
 from peftcore_vision.answers import OneImageLabel, SeveralImageLabels
+from peftcore_vision.clip_head import ClipClassifier, embeddings_of
 from peftcore_vision.files import located
 from peftcore_vision.groups import Cuts, Groups
 from peftcore_vision.pictures import Views, opened
@@ -47,6 +48,11 @@ class ImageClassificationConfig(OneFileConfig):
     group_values: dict[str, tuple[str, ...]] = Field(
         {}, description="Names of the groups; without cuts they are found in the training rows."
     )
+    prompts: tuple[str, ...] = Field(
+        (),
+        description="With CLIP: texts in which `{}` stands for a label. The classifier starts from"
+        " the mean of their embeddings, of length 1.",
+    )
     multi_label: bool = Field(
         False, description="An image has any number of labels; each is yes or no."
     )
@@ -61,6 +67,9 @@ class ImageClassificationConfig(OneFileConfig):
     def _fit_together(self) -> "ImageClassificationConfig":
         if self.window is not None and self.window[1] < 1:
             raise ValueError("window is centre and width; a width is at least 1")
+        for prompt in self.prompts:
+            if "{}" not in prompt:
+                raise ValueError(f"prompts: {prompt!r} has no {{}} for the label")
         for name, cuts in self.groups.items():
             if list(cuts) != sorted(set(cuts)):
                 raise ValueError(f"groups.{name}: the numbers to cut at rise")
@@ -103,6 +112,24 @@ class ImageClassification(OneFile):
     def learned(self) -> dict[str, Any]:
         """Return the labels, and the names of the groups."""
         return {**super().learned(), "group_values": dict(self.groups.values)}
+
+    def build(self, loaded: Loaded) -> nn.Module:
+        """Return the model; of CLIP, with the classifier that its text tower gives.
+
+        Raises:
+            ConfigError: there are prompts, but no text tower.
+        """
+        if not self.config.prompts:
+            return loaded.model
+        if not isinstance(loaded.model, ClipClassifier):
+            raise ConfigError(
+                f"task.prompts: {loaded.source} is not CLIP, so it has no text tower; leave prompts"
+                " out."
+            )
+        if not loaded.model.classifier.weight.is_meta:
+            weight = embeddings_of(loaded.source, self.labels.names, self.config.prompts)
+            loaded.model.start_from(weight)
+        return loaded.model
 
     def look(self, row: Row) -> str:
         """Decode the image of a row, and return where it is."""
