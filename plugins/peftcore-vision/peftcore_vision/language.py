@@ -224,6 +224,12 @@ class VisionLanguage(TransformersBackbone):
         names = list(inspect.signature(bare_class(entry).forward).parameters)[1:]  # type: ignore
         return super().context(entry, (), {**dict(zip(names, args, strict=False)), **kwargs})
 
+    def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
+        """Build a named size or what a config.json says; CLIP, which writes nothing, has no head."""
+        towers = self.is_size(config) and self.configs[config].get("model_type") == "clip"
+        bare = towers and head == self.default_head
+        return super().build(config, head="none" if bare else head, **options)
+
     # --- a small member ------------------------------------------------------------------------
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
