@@ -33,4 +33,5 @@ class TestBoftWithFactors(MethodContract):
 
 class TestHra(MethodContract):
     method = "hra"
+    on = {"timm-swin-v2": {"rank": 2}}  # a layer for positions reads two numbers
     config = {"rank": {"default": 4, "mlp.*": 6}, "targets": ["all-linear"]}

@@ -225,7 +225,7 @@ class VisionLanguage(TransformersBackbone):
         return super().context(entry, (), {**dict(zip(names, args, strict=False)), **kwargs})
 
     def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
-        """Build a named size or what a config.json says; CLIP, which writes nothing, has no head."""
+        """Build a named size or what a config.json says; whole CLIP writes nothing: no head."""
         towers = self.is_size(config) and self.configs[config].get("model_type") == "clip"
         bare = towers and head == self.default_head
         return super().build(config, head="none" if bare else head, **options)

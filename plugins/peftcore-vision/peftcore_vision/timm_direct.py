@@ -31,6 +31,11 @@ class TimmBeit(TimmVit):
     modules = ("timm.models.beit", "timm.models.eva")
     classifiers = ("head",)
     direct_weights = (f"{_BLOCK}.attn.qkv",)
+    has = ("tokens", "one-pass", "own-queries")
+    lacks = {
+        "bidirectional": "its attention has a place for each of its patches and none for further"
+        " tokens",
+    }
     parameter_roles = {
         **TimmVit.parameter_roles,
         "x-relative-position": "**.relative_position_bias_table",
