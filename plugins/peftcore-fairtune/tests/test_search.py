@@ -177,6 +177,13 @@ def test_scores_of_groups_are_those_of_fairlearn_and_of_a_table_by_hand(tmp_path
     parts = {"y_true": target, "y_pred": predicted, "sensitive_features": groups}
     assert found["equalized_odds_difference"] == equalized_odds_difference(**parts)
     assert found["demographic_parity_difference"] == demographic_parity_difference(**parts)
+    task = {
+        "groups": {"sex": [], "age": [40]},
+        "cross_groups": True,
+        "group_values": {"sex": ["F", "M"], "age": ["below 40", "from 40"]},
+    }
+    crossed = ["F x below 40", "F x from 40", "M x below 40", "M x from 40"]
+    assert fairness.group_names(task) == {**task["group_values"], "sex x age": crossed}
     # a group of one label has no AUROC, and no part in the worst
     only = fairness.scores(logits, np.array([1, 1, 0, 0, 1, 1]), groups)
     assert (

@@ -61,15 +61,6 @@ class Groups:
             found.append(place)
         return found
 
-    def named(self, attribute: str) -> list[str]:
-        """Return the names of an attribute's groups, in their order."""
-        if attribute in self.columns:
-            return self.values[attribute]
-        names = [""]
-        for column in self.columns:
-            names = [f"{a}{CROSS}{b}" if a else b for a in names for b in self.values[column]]
-        return names
-
     def _index(self, row: Row, name: str) -> int:
         cuts = self.columns[name]
         text = self._text(row, name)

@@ -102,8 +102,8 @@ def test_groups_come_from_values_and_from_numbers_that_are_cut():
     found = rows(sex=["F", "M", "F"], age=["39.5", 40, "71"])
     groups.learn(found)
     assert [groups.of(row) for row in found] == [[0, 0, 0], [1, 1, 4], [0, 2, 2]]
-    assert groups.named("age") == ["below 40", "40 to 60", "from 60"]
-    assert groups.named("sex x age")[4] == "M x 40 to 60"
+    assert groups.values == {"sex": ["F", "M"], "age": ["below 40", "40 to 60", "from 60"]}
+    assert groups.names == ["sex", "age", "sex x age"]
     for row, sentence in (
         ({"sex": "X", "age": 1}, "t.csv:2: column 'sex' holds 'X', which no training row does."),
         ({"sex": "F", "age": "?"}, "column 'age' holds '?', which is no number."),
