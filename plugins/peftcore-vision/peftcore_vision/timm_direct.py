@@ -31,9 +31,8 @@ class TimmBeit(TimmVit):
     modules = ("timm.models.beit", "timm.models.eva")
     classifiers = ("head",)
     direct_weights = (f"{_BLOCK}.attn.qkv",)
-    has = ("tokens", "one-pass", "own-queries")
     lacks = {
-        "bidirectional": "its attention has a place for each of its patches and none for further"
+        "further-tokens": "its attention has a place for each of its patches and none for further"
         " tokens",
     }
     parameter_roles = {
