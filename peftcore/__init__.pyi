@@ -158,3 +158,12 @@ def tune(
     quiet: bool = False,
     **sections: Any,
 ) -> Any: ...
+def fairtune(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    trials: int | None = None,
+    output: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...

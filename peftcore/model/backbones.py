@@ -30,6 +30,8 @@ class Backbone:
     name: str = ""
     #: Role to globs over module paths.
     roles: ClassVar[Mapping[str, str | Sequence[str]]] = {}
+    #: Role to globs over names of parameters that a module holds besides what its own role says.
+    parameter_roles: ClassVar[Mapping[str, str | Sequence[str]]] = {}
     #: Globs of modules whose weight the model reads without calling them.
     direct_weights: ClassVar[Sequence[str]] = ()
     #: Methods of the model, other than ``forward``, that generate from a prompt.
@@ -56,6 +58,11 @@ class Backbone:
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return role to globs for this model."""
         return {r: (g,) if isinstance(g, str) else tuple(g) for r, g in self.roles.items()}
+
+    def parameter_globs(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return role and globs over names, of parameters that have a role of their own."""
+        given = self.parameter_roles.items()
+        return tuple((r, (g,) if isinstance(g, str) else tuple(g)) for r, g in given)
 
     def stack_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return name of a stack to globs of its module, for this model."""

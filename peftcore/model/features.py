@@ -31,6 +31,11 @@ def convolutions(found: Survey) -> bool:
     return any(site.kind.startswith("conv") and _counts(site) for site in found.sites)
 
 
+def further_tokens(found: Survey) -> bool:
+    """Tell whether blocks take more tokens than the input has; a family that does not says why."""
+    return "further-tokens" not in found.backbone.lacks
+
+
 def _counts(site: Site) -> bool:
     return site.role not in ("head", "unused", "patch")
 

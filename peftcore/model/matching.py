@@ -13,6 +13,7 @@ from peftcore.model.targets import Targets
 def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Targets]) -> list[str]:
     """Return one sentence for each target pattern that matches nothing."""
     found = []
+    places = survey.places
     stacks = {site.stack: site.stack_blocks for site in survey.sites if site.stack}
     for field, chosen in targets.items():
         where = f"{config_name}.{field}"
@@ -29,12 +30,12 @@ def check_targets(survey: Survey, config_name: str, targets: Mapping[str, Target
             continue
         for pattern in (*chosen.roles, *chosen.exclude):
             one = Targets(roles=(pattern,))
-            if not any(one.match(site) for site in survey.sites):
+            if not any(one.match(place) for place in places):
                 found.append(
                     f"{where}: {pattern!r} matches nothing in this model."
                     f"{nearest(pattern, survey.roles())} Roles here: {_roles(survey)}."
                 )
-        if not found and not any(chosen.match(site) for site in survey.sites):
+        if not found and not any(chosen.match(place) for place in places):
             after = "stack, layers" if chosen.stack else "layers"
             found.append(f"{where}: no site is left after {after} and exclude.")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -68,27 +69,31 @@ class Survey:
             if s.part
             for leaf in (s.weight_name, s.bias_name)
         }
+        own = _roles_by(self.backbone.parameter_globs())
         seen: set[int] = set()
         out = []
         for path, module in self.modules.items():
             site = whole.get(path)
             layer = layer_of(module)
-            kind = site.layer.kind if site else layer.info(module).kind if layer else "module"
+            kind = layer.info(module).kind if layer and not site else "module"
             where = self._where[path]
             for leaf, parameter in module._parameters.items():
                 if parameter is None or id(parameter) in seen:
                     continue
                 seen.add(id(parameter))
                 name = f"{path}.{leaf}" if path else leaf
-                part = parts.get((path, leaf))
-                place = (part.role, part.kind) if part else (site.role if site else "", kind)
-                out.append(
-                    ParameterInfo(
-                        name, path, leaf, *place, where.block, self.blocks, parameter, where.stack,
-                        where.span,
-                    )
-                )  # fmt: skip
+                here = parts.get((path, leaf)) or site
+                role = own.of(name) or (here.role if here else "")
+                place = (role, here.kind if here else kind, where.block, self.blocks)
+                stack = (where.stack, where.span)
+                out.append(ParameterInfo(name, path, leaf, *place, parameter, *stack))
         return out
+
+    @cached_property
+    def places(self) -> tuple[Site | ParameterInfo, ...]:
+        """Return what has a role: the sites, and parameters that have one of their own."""
+        roles = self.backbone.parameter_roles
+        return (*self.sites, *(p for p in (self.parameters if roles else ()) if p.role in roles))
 
     @cached_property
     def reachable(self) -> float:
@@ -176,11 +181,8 @@ class Survey:
         return None
 
     def roles(self) -> dict[str, int]:
-        """Count the sites of each role."""
-        counts: dict[str, int] = {}
-        for site in self.sites:
-            counts[site.role] = counts.get(site.role, 0) + 1
-        return counts
+        """Count the places of each role."""
+        return Counter(place.role for place in self.places)
 
 
 def _within(path: str, other: str) -> bool:

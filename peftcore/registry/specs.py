@@ -25,6 +25,11 @@ FEATURES = (
     FeatureSpec("attention", "attention", "peftcore.model.features:attention"),
     FeatureSpec("vocabulary", "a table of token embeddings", "peftcore.model.features:vocabulary"),
     FeatureSpec("convolutions", "convolutions", "peftcore.model.features:convolutions"),
+    FeatureSpec(
+        "further-tokens",
+        "blocks that take more tokens than the input has",
+        "peftcore.model.features:further_tokens",
+    ),
     FeatureSpec("tokens", "hidden states that are sequences of vectors"),
     FeatureSpec("bidirectional", "blocks whose tokens see those after them"),
     FeatureSpec("cache", "attention that takes keys and values from a cache"),

@@ -14,6 +14,8 @@ from peftcore.testing import MethodContract, Toy
 
 class TestKadaptation(MethodContract):
     method = "kadaptation"
+    # their projection has no bias, and is not called
+    on = {name: {"bias": False} for name in ("timm-beit", "timm-swin-v2")}
     config = {"phm_dim": 4, "scale": 4.0}
 
 

@@ -33,6 +33,7 @@ class TestBoftWithFactors(MethodContract):
 
 class TestHra(MethodContract):
     method = "hra"
+    on = {"timm-swin-v2": {"rank": 2}}  # a layer for positions reads two numbers
     config = {"rank": {"default": 4, "mlp.*": 6}, "targets": ["all-linear"]}
     # positions there are made of three coordinates
     on = dict.fromkeys(("point-transformer", "point-m2ae"), {"rank": 2})

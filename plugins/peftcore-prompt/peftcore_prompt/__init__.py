@@ -23,7 +23,7 @@ def peftcore_register_methods() -> list[MethodSpec]:
             method="peftcore_prompt.blocks:Vpt",
             paper="Jia et al. 2022, visual prompt tuning, https://arxiv.org/abs/2203.12119",
             identity_at_start=False,
-            needs=("tokens", "bidirectional"),
+            needs=("tokens", "bidirectional", "further-tokens"),
         ),
         MethodSpec(
             name="embedding_prompt",
@@ -32,6 +32,6 @@ def peftcore_register_methods() -> list[MethodSpec]:
             method="peftcore_prompt.blocks:EmbeddingPrompt",
             paper="Feng et al. 2023, PEFT-SER, https://arxiv.org/abs/2306.05350",
             identity_at_start=False,
-            needs=("tokens", "bidirectional"),
+            needs=("tokens", "bidirectional", "further-tokens"),
         ),
     ]

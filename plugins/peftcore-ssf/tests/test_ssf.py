@@ -13,6 +13,11 @@ from peftcore.testing import MethodContract, Toy
 
 class TestSsf(MethodContract):
     method = "ssf"
+    # their projection has no bias, and is not called
+    on = {
+        name: {"targets": {"roles": ["*"], "exclude": ["attention.q*", "attention.{key,value}"]}}
+        for name in ("timm-beit", "timm-swin-v2")
+    }
 
 
 class TestBlocksOnly(MethodContract):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from peftcore import ConfigError, Strict
+from peftcore import ConfigError, Strict, installed
 from peftcore_train.recipes import (
     METHODS,
     NAME,
@@ -24,7 +24,12 @@ from peftcore_train.recipes import (
 #: Arms of one comparison, and runs of it.
 _ARMS, _RUNS = 100, 2000
 #: Sections of a recipe that say what is compared or searched, and are no part of a run.
-SECTIONS = ("compare", "seeds", "tune")
+_SECTIONS = ("compare", "seeds", "tune")
+
+
+def sections() -> set[str]:
+    """Return the sections that are no part of a run; a command may have one of its own name."""
+    return {*_SECTIONS, *installed().commands} - {"train"}
 
 
 class Arm(Strict):
@@ -169,7 +174,7 @@ def _arm(document: Document, name: str, arm: Arm) -> Document:
 
 def _without(document: Document) -> Document:
     """Return the document without what says what is compared."""
-    data = {k: v for k, v in document.data.items() if k not in SECTIONS}
+    data = {k: v for k, v in document.data.items() if k not in sections()}
     return Document(document.file, data, document.origins)
 
 

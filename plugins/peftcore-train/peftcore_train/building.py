@@ -205,8 +205,8 @@ def head_parameters(adapter: Adapter) -> list[nn.Parameter]:
     return [s.own for s in adapter.swaps if s.selected.label == SAVED]
 
 
-def optimizer(adapter: Adapter, section: TrainSection) -> torch.optim.AdamW:
-    """Return AdamW over what the adapter trains; vectors, such as biases and norms, do not decay.
+def optimizer(adapter: Adapter, section: TrainSection) -> torch.optim.Optimizer:
+    """Return the optimizer of what the adapter trains; vectors, as biases are, do not decay.
 
     Each group keeps its peak learning rate as ``peak``.
     """
@@ -218,11 +218,10 @@ def optimizer(adapter: Adapter, section: TrainSection) -> torch.optim.AdamW:
         peak = head_rate if id(parameter) in head else rate * factors.get(parameter, 1.0)
         decay = section.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
-            for (peak, decay), params in groups.items()
-        ],
-        betas=section.betas,
-        eps=section.epsilon,
-    )
+    found = [
+        {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
+        for (peak, decay), params in groups.items()
+    ]
+    if section.optimizer == "sgd":
+        return torch.optim.SGD(found, lr=rate, momentum=section.momentum)
+    return torch.optim.AdamW(found, betas=section.betas, eps=section.epsilon)

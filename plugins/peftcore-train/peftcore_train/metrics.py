@@ -326,10 +326,11 @@ def computed(metrics: MetricCollection) -> dict[str, float]:
     """
     out: dict[str, float] = {}
     for name, metric in metrics.items(keep_base=True):
-        value = metric.compute().double()
-        if value.ndim == 0:
+        value, names = metric.compute().double(), getattr(metric, "names", None)
+        if value.ndim == 0 and names is None:
             out[name] = float(value)
         else:
-            parts = getattr(metric, "names", None) or range(len(value))
+            value = value.reshape(-1)  # torchmetrics makes a scalar of one value
+            parts = names or range(len(value))
             out |= {f"{name}.{i}": float(v) for i, v in zip(parts, value, strict=True)}
     return out

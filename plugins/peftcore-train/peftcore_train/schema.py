@@ -86,12 +86,16 @@ class TrainSection(Strict):
     gradient_accumulation_steps: int = Field(
         1, ge=1, le=65_536, description="Forward passes for one optimiser step."
     )
-    learning_rate: float = Field(1e-3, gt=0, le=100, description="Peak rate of AdamW.")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="AdamW, or SGD with `momentum`, whose decay is part of the gradient."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="Peak rate of the optimizer.")
     head_learning_rate: float | None = Field(
         None, gt=0, le=100, description="Rate of `modules_to_save`; `learning_rate` if not given."
     )
     weight_decay: float = Field(
-        0.0, ge=0, le=10, description="Decay of AdamW; vectors (biases, norms) are left out."
+        0.0, ge=0, le=1e6, description="Weight decay; vectors (biases, norms) are left out."
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Moment decays of AdamW.")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Epsilon of AdamW.")
@@ -258,7 +262,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         ConfigError: the file is no recipe, or an override does not fit.
     """
     fields = TrainRecipe.model_fields.items()
-    known = {*(info.alias or name for name, info in fields), *arms.SECTIONS}
+    known = {*(info.alias or name for name, info in fields), *arms.sections()}
     for text in overrides:
         section = re.split(r"[.\[=]", text)[0]
         if section not in known:

@@ -1,6 +1,6 @@
 """Image models: timm's, CLIP's image tower, and models of images and language."""
 
-from peftcore import BackboneSpec, LayerSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, CommandSpec, LayerSpec, TaskSpec, hookimpl
 
 _VISION_LANGUAGE = (
     "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
@@ -18,6 +18,20 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             backbone="peftcore_vision.timm_models:TimmVit",
             matches=("timm.models.vision_transformer:VisionTransformer",),
             configs=("vit-b16-224", "vit-l16", "vit-h14", "vit-s14", "vit-b14"),
+        ),
+        BackboneSpec(
+            name="timm-beit",
+            summary="BEiT (Bao et al. 2022), EVA and EVA-02 of timm (Fang et al. 2023).",
+            backbone="peftcore_vision.timm_direct:TimmBeit",
+            matches=("timm.models.beit:Beit", "timm.models.eva:Eva"),
+            configs=("beit-b16", "eva02-b14"),
+        ),
+        BackboneSpec(
+            name="timm-swin-v2",
+            summary="Swin transformer v2 of timm (Liu et al. 2022): attention in windows.",
+            backbone="peftcore_vision.timm_direct:TimmSwinV2",
+            matches=("timm.models.swin_transformer_v2:SwinTransformerV2",),
+            configs=("swin-v2-t",),
         ),
         BackboneSpec(
             name="timm-cnn",
@@ -53,19 +67,38 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
                     for kind in ("Model", "ForConditionalGeneration")
                 ),
             ),
-            configs=("llava-1.5-7b",),
+            configs=("llava-1.5-7b", "clip-vit-bigg-14"),
         ),
     ]
 
 
 @hookimpl
-def peftcore_register_tasks() -> TaskSpec:
-    """Return the task on images."""
-    return TaskSpec(
-        name="image-classification",
-        summary="One label for an image, from folders or a table of paths.",
-        config="peftcore_vision.classification:ImageClassificationConfig",
-        task="peftcore_vision.classification:ImageClassification",
+def peftcore_register_tasks() -> list[TaskSpec]:
+    """Return the tasks on images."""
+    return [
+        TaskSpec(
+            name="image-classification",
+            summary="One or several labels for an image, from folders or a table of paths.",
+            config="peftcore_vision.classification:ImageClassificationConfig",
+            task="peftcore_vision.classification:ImageClassification",
+        ),
+        TaskSpec(
+            name="elevater",
+            summary="Few-shot classification on the 20 data sets of ELEVATER (Li et al. 2022).",
+            config="peftcore_vision.elevater.task:ElevaterConfig",
+            task="peftcore_vision.elevater.task:Elevater",
+        ),
+    ]
+
+
+@hookimpl
+def peftcore_register_commands() -> CommandSpec:
+    """Return the command that runs the benchmark."""
+    return CommandSpec(
+        name="elevater",
+        summary="Sweep, train and score a recipe on the data sets of ELEVATER.",
+        command="peftcore_vision.elevater.cli:elevater",
+        reads=(".yaml", ".yml"),
     )
 
 

@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from peftcore import ConfigError, Context, Loaded, base_modules, resolve_source
 from peftcore_transformers.backbone import TransformersBackbone
 from peftcore_transformers.pretrained import read_model_on_meta
+from peftcore_vision.clip_head import ClipClassifier
 from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig
 
 _OPTIONS = ("dtype", "attn_implementation")
+_OF_HEAD = ("num_labels", "feature_norm")
+_HEAD = "image-classification"
+_CLASSES = 1000  # of ImageNet
 _BLOCK = "encoder.layers.*"
 
 
@@ -38,7 +43,7 @@ class ClipVision(TransformersBackbone):
     """The image tower of CLIP, Radford et al. 2021, with its projection."""
 
     model_types = ("clip", "clip_vision_model")
-    heads = ()
+    heads = (_HEAD,)
     generating = ()
     roles = {
         "patch": "embeddings.patch_embedding",
@@ -107,8 +112,9 @@ class ClipVision(TransformersBackbone):
 
         Args:
             source: a checkpoint of the whole of CLIP or of its image tower.
-            head: ``none``; put a classifier on ``image_embeds``.
-            options: ``dtype`` (the checkpoint's by default), ``attn_implementation``.
+            head: ``none``, or ``image-classification``: a new linear layer on ``image_embeds``.
+            options: ``dtype`` (the checkpoint's by default), ``attn_implementation``; with a head
+                ``num_labels``, and ``feature_norm`` (``l2`` divides embeddings by their length).
 
         Raises:
             ConfigError: the source does not exist, is damaged, or is not CLIP.
@@ -124,9 +130,13 @@ class ClipVision(TransformersBackbone):
     def _load(self, source: str, head: str, options: dict[str, Any], *, on_meta: bool) -> Loaded:
         from transformers import CLIPVisionModelWithProjection as Tower
 
-        check_options(self._label, head, self.heads, options, _OPTIONS)
+        of_head = self._of_head(head, options)
         place = self._place(source)
-        chosen = {key: value for key, value in options.items() if value is not None}
+        chosen = {
+            key: value
+            for key, value in options.items()
+            if value is not None and key not in _OF_HEAD
+        }
         if "dtype" in chosen:
             chosen["dtype"] = dtype_of(chosen["dtype"])
         local = {"local_files_only": Path(place).expanduser().is_dir()}
@@ -148,7 +158,29 @@ class ClipVision(TransformersBackbone):
                 f" {missing[0]}; they would be random. Fetch or save the checkpoint anew."
             )
         fresh = tuple(n for n, _ in model.named_parameters() if n in info["missing_keys"])
+        if of_head:
+            with torch.device("meta" if on_meta else "cpu"):
+                model = ClipClassifier(model, **of_head).to(dtype=model.dtype)
+            fresh = (*(f"tower.{name}" for name in fresh), "classifier.weight", "classifier.bias")
         return Loaded(model.eval(), _processor(place), fresh, source)
+
+    def _of_head(self, head: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the classifier, nothing where there is none.
+
+        Raises:
+            ConfigError: an option or the head is unknown, or it is not said how many labels.
+        """
+        with_head = head == _HEAD
+        known = (*_OPTIONS, *_OF_HEAD) if with_head else _OPTIONS
+        check_options(self._label, head, self.heads, options, known)
+        if not with_head:
+            return {}
+        norm = options.get("feature_norm") or "none"
+        if norm not in ("none", "l2"):
+            raise ConfigError(f"feature_norm {norm!r} is neither none nor l2.")
+        if not options.get("num_labels"):
+            raise ConfigError(f"{self._label} has no classifier of its own. Give num_labels.")
+        return {"labels": int(options["num_labels"]), "norm": norm}
 
     def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
         """Build a named size, or what a folder's config.json says, with random weights.
@@ -161,19 +193,22 @@ class ClipVision(TransformersBackbone):
         Raises:
             ConfigError: the family has no such size.
         """
-        check_options(self._label, head, self.heads, options, _OPTIONS)
+        given = {"num_labels": _CLASSES, **options} if head == _HEAD else options
+        of_head = self._of_head(head, given)
         if self.is_size(config):
             made = self._tower(self.configs[config])
         elif Path(config).is_dir() or "/" in config:
             made = self._tower(_config(self._place(config)).to_dict())
         else:
             raise unknown_size(config, self._label, self.configs)
-        return made.to(dtype=dtype_of(options.get("dtype")))
+        made = ClipClassifier(made, **of_head) if of_head else made
+        return made.eval().to(dtype=dtype_of(options.get("dtype")))
 
     def tiny(self, *, head: str = "none") -> nn.Module:
         """Return a random small tower with its projection."""
         check_options(self._label, head, self.heads, {}, ())
-        return self._tower(self.small)
+        tower = self._tower(self.small)
+        return tower if head == "none" else ClipClassifier(tower, 5, "none").eval()
 
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return random images of the tower's size."""

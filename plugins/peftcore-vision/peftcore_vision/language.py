@@ -127,6 +127,26 @@ class VisionLanguage(TransformersBackbone):
             },
             "text_config": {"model_type": "llama", "vocab_size": 32064},
         },
+        # both towers; the size clip-vit-bigg14 is the image tower alone
+        "clip-vit-bigg-14": {
+            "model_type": "clip",
+            "projection_dim": 1280,
+            "vision_config": {
+                "hidden_size": 1664,
+                "intermediate_size": 8192,
+                "num_hidden_layers": 48,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "hidden_act": "gelu",
+            },
+            "text_config": {
+                "hidden_size": 1280,
+                "intermediate_size": 5120,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 20,
+                "hidden_act": "gelu",
+            },
+        },
     }
 
     # --- places ------------------------------------------------------------------------------
@@ -203,6 +223,12 @@ class VisionLanguage(TransformersBackbone):
         """Say what is known of the tokens of the language network; see the base class."""
         names = list(inspect.signature(bare_class(entry).forward).parameters)[1:]  # type: ignore
         return super().context(entry, (), {**dict(zip(names, args, strict=False)), **kwargs})
+
+    def build(self, config: str, *, head: str = "none", **options: Any) -> nn.Module:
+        """Build a named size or what a config.json says; whole CLIP writes nothing: no head."""
+        towers = self.is_size(config) and self.configs[config].get("model_type") == "clip"
+        bare = towers and head == self.default_head
+        return super().build(config, head="none" if bare else head, **options)
 
     # --- a small member ------------------------------------------------------------------------
 

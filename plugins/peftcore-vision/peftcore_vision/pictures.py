@@ -1,5 +1,6 @@
 """Files to images, and images to what a network takes: as they are, or changed at random."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,35 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from peftcore import ConfigError, DataError
+from peftcore_vision.dicom import Window, is_dicom, pixels_of
+from peftcore_vision.files import content
 
 #: Deepest value of an image of 16 bits, over that of 8.
 _SIXTEEN_TO_EIGHT = 257
 View = Callable[[Image.Image], Tensor]
 
 
-def opened(path: Path, where: str, *, small: bool = False) -> Image.Image:
+def opened(
+    place: str | Path, where: str, *, small: bool = False, window: Window | None = None
+) -> Image.Image:
     """Return the whole image of a file in RGB, upright as its camera says.
 
     Grey becomes three equal channels, 16 bits become 8, and what is transparent becomes white.
 
     Args:
-        path: the file.
+        place: a file, or what :func:`located` returned.
         where: the row, for messages.
         small: any size will do, which is faster for JPEG.
+        window: centre and width of what is shown of a DICOM image, where not its own.
 
     Raises:
         DataError: the file is no image, or is cut off.
     """
+    raw = content(str(place), where)
     try:
-        with Image.open(path) as image:
+        if is_dicom(raw, str(place)):
+            return pixels_of(raw, window).convert("RGB")
+        with Image.open(io.BytesIO(raw)) as image:
             if small:
                 image.draft("RGB", (1, 1))
             image.load()
@@ -37,7 +46,7 @@ def opened(path: Path, where: str, *, small: bool = False) -> Image.Image:
     except Exception as error:  # decoders raise whatever they like
         lines = str(error).strip().splitlines()
         reason = (lines[0] if lines else type(error).__name__).rstrip(".")
-        raise DataError(f"{where}: {path} is no image that can be read: {reason}.") from None
+        raise DataError(f"{where}: {place} is no image that can be read: {reason}.") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

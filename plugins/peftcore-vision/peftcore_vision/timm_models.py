@@ -42,6 +42,10 @@ class TimmBackbone(Backbone):
     modules: ClassVar[tuple[str, ...]] = ()
     #: Globs of what ``num_classes`` adds to a network.
     classifiers: ClassVar[tuple[str, ...]] = ()
+    parameter_roles = {
+        "embeddings.position": "**.pos_embed",
+        "x-class-token": "**.{cls_token,dist_token,reg_token}",
+    }
     #: Arguments of the member that :meth:`tiny` makes.
     small: ClassVar[Mapping[str, Any]] = {}
 
@@ -54,11 +58,11 @@ class TimmBackbone(Backbone):
     def role_globs(self, model: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return role to globs; classifiers and every layer outside of the network are heads."""
         network = self.entry(model)
-        inner = model.get_submodule(network)
+        modules = dict(model.get_submodule(network).named_modules())
         own = [
             f"{network}.{name}" if network else name
             for name in self.classifiers
-            if layer_of(getattr(inner, name, nn.Identity())) is not None
+            if layer_of(modules.get(name, nn.Identity())) is not None
         ]
         head = (*own, *outside(model, network))
         return {
@@ -201,7 +205,7 @@ class TimmVit(TimmBackbone):
     """Vision transformers, Dosovitskiy et al. 2021; DeiT; DINOv2, whose branches have a scale.
 
     One fused layer projects to queries, keys and values. The table of positions and the class
-    token are parameters of the model itself, so no role names them.
+    token are parameters of the model itself, with roles of their own.
     """
 
     modules = ("timm.models.vision_transformer", "timm.models.deit")

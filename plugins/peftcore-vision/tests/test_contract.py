@@ -19,6 +19,16 @@ class TestTimmVit(TimmContract):
     heads = ("none", "image-classification")
 
 
+class TestTimmBeit(TimmContract):
+    backbone = "timm-beit"
+    heads = ("none", "image-classification")
+
+
+class TestTimmSwinV2(TimmContract):
+    backbone = "timm-swin-v2"
+    heads = ("none", "image-classification")
+
+
 class TestTimmCnn(TimmContract):
     backbone = "timm-cnn"
     heads = ("image-classification",)  # without it there is no linear layer

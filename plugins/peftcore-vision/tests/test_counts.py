@@ -7,7 +7,7 @@ import pytest
 import peftcore
 from peftcore import ConfigError, backbone_named, build_on_meta, installed
 
-FAMILIES = ("timm-vit", "timm-cnn", "clip-vision")
+FAMILIES = ("timm-vit", "timm-beit", "timm-swin-v2", "timm-cnn", "clip-vision")
 
 BASE = {
     "vit-b16-224": 85_798_656,
@@ -15,6 +15,10 @@ BASE = {
     "vit-h14": 630_764_800,
     "vit-s14": 22_056_192,
     "vit-b14": 86_579_712,
+    # as timm counts them, without a head
+    "beit-b16": 85_761_984,
+    "eva02-b14": 85_758_720,
+    "swin-v2-t": 27_578_154,
     "resnet18": 11_176_512,
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
@@ -49,6 +53,15 @@ def test_positions_follow_the_size_of_the_images() -> None:
     assert sum(p.numel() for p in small.parameters()) == BASE["vit-s14"] - 384 * (37**2 - 8**2)
 
 
+def test_both_towers_of_the_largest_clip_are_counted() -> None:
+    model: Any = build_on_meta("clip-vit-bigg-14", head="none")
+    counts = [
+        sum(p.numel() for p in part.parameters())
+        for part in (model, model.vision_model, model.text_model)
+    ]
+    assert counts == [2_539_567_105, 1_842_777_344, 693_021_440]
+
+
 QUERY_VALUE = ["attention.query", "attention.value"]
 
 # ViT-B/16 and ResNet-50: Dutt et al. 2023 and the methods' own closed forms; CLIP: He et al. 2023
@@ -57,6 +70,11 @@ TRAINED: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("vit-b16-224", "lora"): ({"rank": 8, "targets": QUERY_VALUE}, 12 * 2 * 8 * (768 + 768)),
     ("vit-b16-224", "norm_tuning"): ({}, 38_400),
     ("vit-b16-224", "attention_tuning"): ({}, 28_348_416),
+    # Touvron et al. train the positions too: 28,348,416 and 197 x 768
+    ("vit-b16-224", "attention_tuning with positions"): (
+        {"also": ["embeddings.position"]},
+        28_499_712,
+    ),
     ("vit-b16-224", "ssf"): ({}, 205_824),
     ("resnet50", "bitfit"): ({}, 26_560),
     ("resnet50", "norm_tuning"): ({}, 53_120),
@@ -69,9 +87,10 @@ TRAINED: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
 
 @pytest.mark.parametrize(("size", "method"), TRAINED)
 def test_a_method_trains_as_many_parameters_as_published(size: str, method: str) -> None:
+    config, expected = TRAINED[size, method]
+    method = method.partition(" ")[0]
     if method not in installed().methods:
         pytest.skip(f"the method {method} is not installed")
-    config, expected = TRAINED[size, method]
     plan = peftcore.plan(build_on_meta(size), method, **config)
     assert plan.base == BASE[size]
     assert plan.trainable == expected

@@ -6,7 +6,15 @@ import torch
 from torch import nn
 from transformers import CLIPVisionModel
 
-from peftcore import backbone_named, backbone_of, survey
+import peftcore
+from peftcore import (
+    ParameterInfo,
+    PeftcoreError,
+    TargetError,
+    backbone_named,
+    backbone_of,
+    survey,
+)
 
 PROJECTIONS = {f"attention.{part}": ["blocks.0.attn.qkv"] for part in ("query", "key", "value")}
 
@@ -25,6 +33,7 @@ VIT = {
     "norm": ["blocks.0.norm1", "blocks.0.norm2", "norm"],
     "head": ["head"],
 }
+TOKENS = {"embeddings.position": ["pos_embed"], "x-class-token": ["cls_token"]}
 
 
 def paths(model: nn.Module) -> Mapping[str, list[str]]:
@@ -59,6 +68,71 @@ def test_kin_of_the_vision_transformer_has_the_same_roles(
     )
     assert found.pop("head", []) == heads
     assert found == {role: names for role, names in VIT.items() if role != "head"}
+
+
+def named(model: nn.Module) -> Mapping[str, list[str]]:
+    """Return role to names of the parameters that have a role of their own."""
+    found: dict[str, list[str]] = {}
+    for place in survey(model, backbone_of(model)).places:
+        if isinstance(place, ParameterInfo):
+            found.setdefault(place.role, []).append(place.name)
+    return found
+
+
+def test_tables_of_positions_and_class_tokens_can_be_trained_by_their_role() -> None:
+    model = backbone_named("timm-vit").tiny()
+    assert named(model) == TOKENS
+    assert named(Wrapper(model, 32)) == {
+        r: [f"network.{n}" for n in ns] for r, ns in TOKENS.items()
+    }
+    adapter = peftcore.attach(model, "freeze", targets=["embeddings.position"])
+    assert [s.selected.name for s in adapter.swaps] == ["freeze.pos_embed"]
+    adapter.detach()
+    with pytest.raises(PeftcoreError, match=r"matches nothing .*Did you mean embeddings.position"):
+        peftcore.attach(model, "freeze", targets=["embedings.position"])
+    with pytest.raises(TargetError, match="lora found nothing to do in this model"):
+        peftcore.attach(model, "lora", targets=["x-class-token"])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "direct"),
+    [
+        ("beit_base_patch16_224", "timm-beit", True),
+        ("eva02_tiny_patch14_224", "timm-beit", True),
+        ("eva02_large_patch14_clip_224", "timm-beit", False),
+        ("swinv2_tiny_window8_256", "timm-swin-v2", True),
+    ],
+)
+def test_projections_that_are_read_and_not_called_are_changed_all_the_same(
+    architecture: str, family: str, direct: bool
+) -> None:
+    swin = family == "timm-swin-v2"
+    sizes = dict(backbone_named("timm-swin-v2").small) if swin else dict(SMALL)
+    sizes.pop("architecture", None)
+    model = timm.create_model(architecture, **sizes, num_classes=3).eval()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+    nn.init.normal_(model.get_submodule("head.fc" if swin else "head").weight)
+    backbone = backbone_of(model)
+    assert backbone.name == family
+    sites = survey(model, backbone).sites
+    assert any(s.direct for s in sites if s.role.startswith("attention.q")) == direct
+    assert [s.path for s in sites if s.role == "head"] == ["head.fc" if swin else "head"]
+    x = torch.randn(2, 3, 32 if swin else 28, 32 if swin else 28)
+    before = model(x)
+    adapter = peftcore.attach(model, "lora", rank=2, targets=["attention.query", "attention.value"])
+    for parameter in adapter.parameters():
+        nn.init.normal_(parameter)
+    changed = model(x)
+    assert (changed - before).abs().max() > 1e-4
+    changed.sum().backward()
+    adapter.check_alive()
+    peftcore.merge(model)
+    assert torch.allclose(model(x), changed, atol=1e-5)
+    peftcore.unmerge(model)
+    adapter.detach()
+    assert torch.equal(model(x), before)
 
 
 def test_the_slices_of_the_fused_projection_are_query_key_and_value() -> None:

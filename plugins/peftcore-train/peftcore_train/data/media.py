@@ -8,7 +8,9 @@ from peftcore_train.data.rows import Row
 
 #: Column of the file, by suffix.
 COLUMN = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image"),
+    **dict.fromkeys(
+        (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm"), "image"
+    ),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3"), "audio"),
 }
 

@@ -48,7 +48,7 @@ class OneFile(Labelled):
         self.labels = Labels(config.labels)
         self.kind = OneLabel(config, self.labels)
 
-    def look(self, row: Row) -> Path:
+    def look(self, row: Row) -> Path | str:
         """Read the file of a row and return where it is.
 
         Raises:

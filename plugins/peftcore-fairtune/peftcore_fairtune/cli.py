@@ -1,0 +1,57 @@
+"""``peftcore fairtune``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peftcore import ConfigError
+from peftcore_train.cli.options import as_json, print_json, quiet, settings
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@settings
+@click.option("--trials", type=int, help="Masks that are tried; 20 by default.")
+@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on with the search of this directory, with more trials if so many are given.",
+)
+@as_json
+@quiet
+def fairtune(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    output: str | None,
+    resume: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Search for the mask of RECIPE with which groups of people fare best, and train with it."""
+    if resume is not None and (recipe or overrides or output):
+        raise ConfigError("--resume goes on with its own recipe; only --trials can be changed.")
+    if resume is None and recipe is None:
+        raise ConfigError("name a recipe, or a directory with --resume.")
+
+    from peftcore_fairtune import stages
+    from peftcore_train.fitting import print_fitting
+    from peftcore_train.progress import Progress
+    from peftcore_train.schema import read_recipe
+
+    changes: dict[str, Any] = {} if trials is None else {"trials": trials}
+    progress = Progress(quiet=quiet)
+    if resume is not None:
+        folder, found = resume, stages.go_on(resume, changes, progress)
+    else:
+        assert recipe is not None
+        document = read_recipe(recipe, overrides)
+        folder, found = stages.begin(document, changes, output, progress)
+    if as_json:
+        print_json({"directory": str(folder), **found})
+    else:
+        print_fitting(stages.trial_columns(found))
+        print_fitting(stages.test_columns(found))
+        progress.say(f"recipe with the best mask: {folder / stages.BEST}")
