@@ -33,7 +33,10 @@ class TestBoftWithFactors(MethodContract):
 
 class TestHra(MethodContract):
     method = "hra"
-    on = {"timm-swin-v2": {"rank": 2}}  # a layer for positions reads two numbers
+    # layers for positions read two or three numbers there
+    on = {
+        "point-m2ae": {"rank": 2},
+        "point-transformer": {"rank": 2},
+        "timm-swin-v2": {"rank": 2},
+    }
     config = {"rank": {"default": 4, "mlp.*": 6}, "targets": ["all-linear"]}
-    # positions there are made of three coordinates
-    on = dict.fromkeys(("point-transformer", "point-m2ae"), {"rank": 2})

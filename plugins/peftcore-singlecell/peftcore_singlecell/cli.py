@@ -20,8 +20,7 @@ import click
 @click.option("--label-column", help="Column of the type of a cell in that table.")
 @click.option("--layer", default="X", show_default=True, help="Matrix of an .h5ad to take.")
 @click.option(
-    "--min-genes", type=click.IntRange(0), default=200, show_default=True,
-    help="Leave cells out that express fewer genes.",
+    "--min-genes", type=click.IntRange(0), default=200, show_default=True, help="Leave cells out that express fewer genes.",
 )  # fmt: skip
 def cells(
     source: Path, output: Path, labels: Path | None, cell_column: str | None,
@@ -74,12 +73,48 @@ def _told(what: str) -> Iterator[Callable[[float], Any]]:
     "--gene2vec", type=click.Path(path_type=Path),
     help="Vector of each gene, .npy of [genes, dim]; random ones otherwise.",
 )  # fmt: skip
-@click.option("--dim", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--depth", type=click.IntRange(1), default=6, show_default=True)
-@click.option("--heads", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--head-width", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--bins", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--dim",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Features of a gene's vector.",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Number of layers.",
+)
+@click.option(
+    "--heads",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Heads of attention in a layer.",
+)
+@click.option(
+    "--head-width",
+    type=click.IntRange(2),
+    default=64,
+    show_default=True,
+    help="Features of a head.",
+)
+@click.option(
+    "--bins",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Bins that expression is put into.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the random weights.",
+)
 def scbert(
     folder: Path, genes: Path, gene2vec: Path | None, dim: int, depth: int, heads: int,
     head_width: int, bins: int, seed: int,
