@@ -146,6 +146,8 @@ class CommandSpec(NamedTuple):
     function: str = ""
     """Reference to the same for Python: a function that is ``peftcore.NAME`` where the stub of the
     face declares it. It takes what the command takes and returns what the command prints."""
+    section: bool = False
+    """Whether a recipe may have a section of the command's name, which it reads and others skip."""
 
 
 class ExecutorSpec(NamedTuple):

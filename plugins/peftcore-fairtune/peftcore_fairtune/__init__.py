@@ -27,4 +27,5 @@ def peftcore_register_commands() -> CommandSpec:
         command="peftcore_fairtune.cli:fairtune",
         reads=(".yaml", ".yml"),
         function="peftcore_fairtune.api:fairtune",
+        section=True,
     )

@@ -20,8 +20,12 @@ import click
 @click.option("--label-column", help="Column of the type of a cell in that table.")
 @click.option("--layer", default="X", show_default=True, help="Matrix of an .h5ad to take.")
 @click.option(
-    "--min-genes", type=click.IntRange(0), default=200, show_default=True, help="Leave cells out that express fewer genes.",
-)  # fmt: skip
+    "--min-genes",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Leave cells out that express fewer genes.",
+)
 def cells(
     source: Path, output: Path, labels: Path | None, cell_column: str | None,
     label_column: str | None, layer: str, min_genes: int,

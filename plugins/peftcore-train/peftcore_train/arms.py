@@ -24,12 +24,13 @@ from peftcore_train.recipes import (
 #: Arms of one comparison, and runs of it.
 _ARMS, _RUNS = 100, 2000
 #: Sections of a recipe that say what is compared or searched, and are no part of a run.
-_SECTIONS = ("compare", "seeds", "tune")
+_SECTIONS = ("compare", "seeds")
 
 
 def sections() -> set[str]:
-    """Return the sections that are no part of a run; a command may have one of its own name."""
-    return {*_SECTIONS, *installed().commands} - {"train"}
+    """Return the sections that are no part of a run; those of commands among them."""
+    commands = installed().commands.values()
+    return {*_SECTIONS, *(command.name for command in commands if command.section)}
 
 
 class Arm(Strict):

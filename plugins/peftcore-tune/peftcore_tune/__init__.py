@@ -12,4 +12,5 @@ def peftcore_register_commands() -> CommandSpec:
         command="peftcore_tune.cli:tune",
         reads=(".yaml", ".yml"),
         function="peftcore_tune.api:tune",
+        section=True,
     )

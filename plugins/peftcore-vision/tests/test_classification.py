@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from timm.data import create_transform
 from timm.models import save_for_hf
 
@@ -169,3 +170,17 @@ def test_a_folder_of_images_is_trained_and_predicted(recipe, tmp_path):
     row.path("image").write_bytes(b"")
     with pytest.raises(DataError, match="is no image that can be read"):
         opened(row.path("image"), row.where)
+
+
+@pytest.mark.parametrize(("method", "moved"), [("norm_tuning", True), ("tsa", False)])
+def test_batch_norms_that_are_trained_gather_statistics_and_others_keep_theirs(
+    method, moved, recipe, tmp_path
+):
+    _, model, _ = tiny("timm-cnn", "image-classification")
+    save_for_hf(model, str(tmp_path / "cnn"), safe_serialization=True)
+    source = f"backbone.source={tmp_path / 'cnn'}"
+    done = run_in_process("train", recipe, "-q", "--set", source, "--set", f"methods=[{method}]")
+    assert done.exit_code == 0, done.output
+    (run,) = (tmp_path / "runs").iterdir()
+    saved = load_file(run / "adapter" / "adapter.safetensors")
+    assert any(".statistics.running_mean" in name for name in saved) == moved
