@@ -103,7 +103,9 @@ def theirs(task: str, rows: Path, seed: int, scratch: Path) -> Run:
 def interval(values: Sequence[float]) -> str:
     """Return mean and half of the 95 % confidence interval (Student's t)."""
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{statistics.mean(values):.4f} ±{half:.4f}"
+    mean = statistics.mean(values)
+    digits = 4 if mean < 1 else 1
+    return f"{mean:.{digits}f} ±{half:.{digits}f}"
 
 
 def write_rows(source: str, folder: Path) -> None:
