@@ -30,7 +30,8 @@ BACKBONES = [
 REFUSED = {
     "compacter": {"norm_tuning"},
     "difffit": {"bitfit", "norm_tuning"},
-    "full": {"attention_tuning", "bitfit", "freeze", "norm_tuning"},
+    "fairtune": {"attention_tuning", "bitfit", "freeze", "norm_tuning"},
+    "full": {"attention_tuning", "bitfit", "fairtune", "freeze", "norm_tuning"},
     "houlsby": {"norm_tuning"},
 }
 
