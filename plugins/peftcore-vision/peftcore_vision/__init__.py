@@ -98,6 +98,7 @@ def peftcore_register_commands() -> CommandSpec:
         name="elevater",
         summary="Sweep, train and score a recipe on the data sets of ELEVATER.",
         command="peftcore_vision.elevater.cli:elevater",
+        section=True,
         reads=(".yaml", ".yml"),
     )
 
