@@ -351,7 +351,9 @@ def test_plan_of_a_recipe_reads_the_labels_where_it_does_not_name_them(tmp_path:
     data = tmp_path / "films"
     file.write_text(RECIPE.replace(", labels: [bad, good]", "").replace("films", str(data)))
     missing = run("plan", str(file))
-    assert missing.exit_code == 2 and f"data.source {data}: no such folder" in missing.stderr
+    assert (
+        missing.exit_code == 2 and f"data.source {data}: no such file or folder" in missing.stderr
+    )
     data.mkdir()
     rows = "".join(f'{{"text": "a", "label": {label}}}\n' for label in range(5))
     (data / "train.jsonl").write_text(rows)

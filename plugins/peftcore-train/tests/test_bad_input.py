@@ -76,7 +76,7 @@ def test_a_name_that_no_plugin_has_exits_3(section, value, expected, recipe, pef
         (["task.max_length=3"], r"train.jsonl:1: \d+ tokens, but only 3 fit. Cut it with"),
         (["train.restart_steps=3"], r"restart_steps goes with lr_scheduler"),
         (["data.limits={train: 0}"], r"limits.train is 0; at least one row is needed"),
-        (["data.source=/no/data"], r"data.source /no/data: no such folder"),
+        (["data.source=/no/data"], r"data.source /no/data: no such file or folder"),
         (["methods=[]", "modules_to_save=[]"], r"methods is empty .* modules_to_save"),
         (["modules_to_save=[haed]"], r"'haed' is no role and no module.* Did you mean head\?"),
         (

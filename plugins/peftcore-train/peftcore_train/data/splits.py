@@ -92,7 +92,9 @@ def _place_of(root: Path, data: DataSection, split: Split) -> Path:
     """Return the file or folder of a split."""
     if not root.is_dir():
         beside = [p.name for p in root.parent.glob("*")] if root.parent.is_dir() else []
-        raise DataError(f"data.source {data.source}: no such folder.{nearest(root.name, beside)}")
+        raise DataError(
+            f"data.source {data.source}: no such file or folder.{nearest(root.name, beside)}"
+        )
     if split in data.files:
         return root / data.files[split]
     named = [root / f"{alias}{suffix}" for alias in _ALIASES[split] for suffix in READERS]
