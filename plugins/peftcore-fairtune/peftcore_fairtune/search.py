@@ -1,9 +1,8 @@
 """The outer level: masks and learning rates are drawn, each trains, and validation judges."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from peftcore_train.comparing.executors import failure
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
+from peftcore_train.pruning import Pruning
 from peftcore_train.recipes import Document, Origin, Problems, override
 from peftcore_train.running import run
 from peftcore_train.schema import Job, anchored, checked_job
@@ -204,7 +204,7 @@ class Search:
             return rundir.read_json(place / rundir.RESULTS)
         place.mkdir(parents=True, exist_ok=True)
         rundir.write_config(place, document.data)
-        asking = _Pruning(trial, place, self.metric, stop)
+        asking = Pruning(partial(_judged, trial), place, self.metric, stop)
         try:
             return run(job_of(document), place, asking, Progress(quiet=True))
         except Interrupted:
@@ -213,38 +213,10 @@ class Search:
             raise
 
 
-class _Pruning(Stop):
-    """Asks a run to stop where its objective after an epoch is not worth going on for."""
-
-    def __init__(self, trial: Trial, place: Path, metric: str, outer: Stop):
-        self.trial, self.outer, self.metric = trial, outer, metric
-        self.metrics = place / rundir.METRICS
-        self.pruned = False
-        self._read = 0
-
-    @property  # type: ignore[override]
-    def asked(self) -> bool:
-        """Whether the user, or the pruner, asks."""
-        self._report()
-        return self.outer.asked or self.pruned
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let a signal wait, as the outer one does."""
-        with self.outer.waiting():
-            yield
-
-    def _report(self) -> None:
-        """Tell the study of epochs that have ended since."""
-        if not self.metrics.is_file() or self.metrics.stat().st_size <= self._read:
-            return
-        text = self.metrics.read_bytes()
-        new, self._read = text[self._read :], len(text)
-        for line in map(json.loads, new.splitlines()):
-            value = line.get(f"validation_{self.metric}")
-            if value is not None and not self.pruned:
-                self.trial.report(value, line["epoch"])
-                self.pruned = self.trial.should_prune()
+def _judged(trial: Trial, value: float, epoch: int) -> bool:
+    """Tell the study of an epoch; return whether the trial is not worth going on with."""
+    trial.report(value, epoch)
+    return trial.should_prune()
 
 
 def mask_length(document: Document, place: int) -> int:

@@ -1,8 +1,6 @@
 """One worker of a search: it tries values until the budget is spent."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from peftcore_train import building, processes, recipes, rundir
 from peftcore_train.comparing.executors import failure
 from peftcore_train.errors import Interrupted
 from peftcore_train.progress import Progress
+from peftcore_train.pruning import Pruning
 from peftcore_train.reading import greater_is_better
 from peftcore_train.recipes import Document
 from peftcore_train.running import run
@@ -38,38 +37,10 @@ class Failed(RuntimeError):
     """A trial that cannot be trained; the search goes on."""
 
 
-class Pruning(Stop):
-    """Asks a run to stop when its validation score after an epoch is not worth going on for."""
-
-    def __init__(self, trial: Trial, place: Path, metric: str, outer: Stop):
-        self.trial, self.outer = trial, outer
-        self.metrics, self.metric = place / rundir.METRICS, metric
-        self.pruned = False
-        self._read = 0
-
-    @property  # type: ignore[override]
-    def asked(self) -> bool:
-        """Whether the user, or the pruner, asks."""
-        self._report()
-        return self.outer.asked or self.pruned
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let a signal wait, as the outer one does."""
-        with self.outer.waiting():
-            yield
-
-    def _report(self) -> None:
-        """Tell the study of epochs that have ended since."""
-        if not self.metrics.is_file() or self.metrics.stat().st_size <= self._read:
-            return
-        text = self.metrics.read_bytes()
-        new, self._read = text[self._read :], len(text)
-        for line in map(json.loads, new.splitlines()):
-            score = line.get(f"validation_{self.metric}")
-            if score is not None and not self.pruned:
-                self.trial.report(score, line["epoch"])
-                self.pruned = self.trial.should_prune()
+def _judged(trial: Trial, score: float, epoch: int) -> bool:
+    """Tell the study of an epoch; return whether the trial is not worth going on with."""
+    trial.report(score, epoch)
+    return trial.should_prune()
 
 
 def opened(folder: Path, document: Document, section: TuneSection, worker: int = 0) -> Study:
@@ -207,7 +178,7 @@ class Objective:
         job = job_of(self.document, values)
         place.mkdir(parents=True, exist_ok=True)
         rundir.write_config(place, changed(self.document, values).data)
-        stop = Pruning(trial, place, metric_of(job), self.stop)
+        stop = Pruning(partial(_judged, trial), place, metric_of(job), self.stop)
         processes.join(job.recipe.train)
         try:
             with rundir.locked(place):
