@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from peftcore import ConfigError, PeftcoreError, backbone_of, nearest, survey
-from peftcore_fairtune.section import OBJECTIVES, SECTION, FairtuneSection, split
+from peftcore_fairtune.section import OBJECTIVES, SECTION, FairtuneSection
 from peftcore_fairtune.spaces import bits_of
 from peftcore_train import building, recipes, rundir
 from peftcore_train.comparing.executors import failure
@@ -19,9 +19,9 @@ from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
 from peftcore_train.pruning import Pruning
-from peftcore_train.recipes import Document, Origin, Problems, override
+from peftcore_train.recipes import Document, Origin, override, parted
 from peftcore_train.running import run
-from peftcore_train.schema import Job, anchored, checked_job
+from peftcore_train.schema import anchored, job_of
 from peftcore_train.signals import Stop, stop_on_signals
 
 FOUND, BEST, STUDY = "fairtune.json", "best.yaml", "study.db"
@@ -102,19 +102,6 @@ def with_values(document: Document, place: int, mask: str, rate: float, metric: 
     return document
 
 
-def job_of(document: Document) -> Job:
-    """Return what a recipe trains.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    found = Problems()
-    job = checked_job(document, found)
-    found.raise_any()
-    assert job is not None
-    return job
-
-
 class Search:
     """A search in its directory.
 
@@ -125,7 +112,9 @@ class Search:
 
     def __init__(self, folder: Path, progress: Progress):
         self.folder, self.progress = folder, progress
-        self.document, self.section = split(recipes.read(folder / rundir.CONFIG))
+        self.document, self.section = parted(
+            recipes.read(folder / rundir.CONFIG), SECTION, FairtuneSection
+        )
         self.place = place_of_method(self.document)
         self.metric = metric_of(self.document, self.section)
         self.length = mask_length(self.document, self.place)
@@ -243,7 +232,7 @@ def begin(document: Document, changes: Mapping[str, Any], output: str | None) ->
     document = anchored(
         Document(document.file, {**document.data, SECTION: section}, document.origins)
     )
-    bare, checked = split(document)
+    bare, checked = parted(document, SECTION, FairtuneSection)
     place, metric = place_of_method(bare), metric_of(bare, checked)
     ones = "1" * mask_length(bare, place)
     rehearse([job_of(with_values(bare, place, ones, checked.learning_rate[0], metric))])

@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from peftcore import Strict
-from peftcore_train.recipes import Document, Problems, checked
 
 #: Objectives, with the metric of the task that each is, and whether greater is better.
 OBJECTIVES: dict[str, tuple[str, bool]] = {
@@ -64,16 +63,3 @@ class FairtuneSection(Strict):
     def overall(self) -> bool:
         """Whether no attribute has a say."""
         return self.objective.startswith("overall")
-
-
-def split(document: Document) -> tuple[Document, FairtuneSection]:
-    """Return a recipe without its ``fairtune`` section, and the section."""
-    data = {key: value for key, value in document.data.items() if key != SECTION}
-    section = FairtuneSection()
-    if document.data.get(SECTION) is not None:
-        found = Problems()
-        made = checked(document, FairtuneSection, found, loc=(SECTION,), label=SECTION)
-        found.raise_any()
-        assert made is not None
-        section = made
-    return Document(document.file, data, document.origins), section

@@ -12,6 +12,7 @@ from peftcore_train.progress import Progress
 from peftcore_train.recipes import Document, Origin, override
 from peftcore_train.report import number
 from peftcore_train.running import run
+from peftcore_train.schema import job_of
 from peftcore_train.signals import stop_on_signals
 
 _SHOWN = 10
@@ -86,7 +87,7 @@ def _retrained(
             place.mkdir(parents=True, exist_ok=True)
             rundir.write_config(place, mine.data)
             with rundir.locked(place):
-                run(search.job_of(mine), place, stop, Progress(quiet=True))
+                run(job_of(mine), place, stop, Progress(quiet=True))
             progress.say(f"trained with the best mask, seed {seed}")
     return places
 

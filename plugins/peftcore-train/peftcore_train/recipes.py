@@ -229,6 +229,22 @@ def override(document: Document, key: str, value: Any, origin: Origin) -> Docume
     return _normal(Document(document.file, data, {**kept, loc: origin}))
 
 
+def parted(document: Document, name: str, model: type[M]) -> tuple[Document, M]:
+    """Return a recipe without one of its sections, and the section; its defaults if it has none.
+
+    Raises:
+        ConfigError: a field of the section does not fit.
+    """
+    data = {key: value for key, value in document.data.items() if key != name}
+    section: M | None = model()
+    if document.data.get(name) is not None:
+        found = Problems()
+        section = checked(document, model, found, loc=(name,), label=name)
+        found.raise_any()
+    assert section is not None
+    return Document(document.file, data, document.origins), section
+
+
 def checked(
     document: Document,
     model: type[M],

@@ -288,6 +288,19 @@ def jobs_of(document: Document) -> list[Job]:
     return list(jobs.values())
 
 
+def job_of(document: Document) -> Job:
+    """Return what a recipe without arms trains.
+
+    Raises:
+        ConfigError: all problems at once, sorted by line.
+    """
+    found = Problems()
+    job = checked_job(document, found)
+    found.raise_any()
+    assert job is not None
+    return job
+
+
 def checked_job(document: Document, found: Problems, arm: str = "") -> Job | None:
     """Validate a recipe without arms; note its problems and return None if there are any."""
     recipe = recipes.checked(document, TrainRecipe, found)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from peftcore import ConfigError, Strict
 
+SECTION = "tune"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*(:log)?\s*")
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from peftcore import ConfigError, PeftcoreError, installed, nearest, resolve
 from peftcore_train import recipes
 from peftcore_train.planning import rehearse
-from peftcore_train.recipes import Document, Origin, Problems
-from peftcore_train.schema import Job, TrainSection, checked_job
+from peftcore_train.recipes import Document, Origin
+from peftcore_train.schema import TrainSection, job_of
 from peftcore_tune.section import Choice, Range, TuneSection, parsed
 
 Space = dict[str, Range | Choice]
@@ -108,7 +108,7 @@ def _fitting(document: Document, key: str, one: Range | Choice) -> Range | Choic
     """Return a range whose ends can be planned; the upper end of a guess is halved until it can."""
     for halvings in range(_HALVINGS + 1):
         try:
-            rehearse([job_of(document, {key: value}) for value in one.ends])
+            rehearse([job_of(changed(document, {key: value})) for value in one.ends])
             break
         except PeftcoreError as error:
             half = (one.low + one.high) / 2 if isinstance(one, Range) else 0
@@ -125,19 +125,6 @@ def changed(document: Document, values: Mapping[str, Any]) -> Document:
     for key, value in values.items():
         document = recipes.override(document, key, value, Origin(f"tune.parameters: {key}", 0))
     return document
-
-
-def job_of(document: Document, values: Mapping[str, Any]) -> Job:
-    """Return what a trial trains.
-
-    Raises:
-        ConfigError: a value does not fit its field.
-    """
-    found = Problems()
-    job = checked_job(changed(document, values), found)
-    found.raise_any()
-    assert job is not None
-    return job
 
 
 def suggested(trial: Trial, space: Space) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from peftcore_train.errors import Interrupted
 from peftcore_train.progress import Progress
 from peftcore_train.pruning import Pruning
 from peftcore_train.reading import greater_is_better
-from peftcore_train.recipes import Document
+from peftcore_train.recipes import Document, parted
 from peftcore_train.running import run
-from peftcore_train.schema import Job
+from peftcore_train.schema import Job, job_of
 from peftcore_train.signals import Stop, stop_on_signals
-from peftcore_tune.section import TuneSection
-from peftcore_tune.space import Space, changed, job_of, space_of, suggested
+from peftcore_tune.section import SECTION, TuneSection
+from peftcore_tune.space import Space, changed, space_of, suggested
 
 #: Keys of a trial's notes: where it runs, what it tried, why it ended.
 RUN, VALUES, FAILED = "run", "values", "failed"
@@ -55,7 +55,7 @@ def opened(folder: Path, document: Document, section: TuneSection, worker: int =
         study = optuna.create_study(
             study_name=str(document.data["name"]),
             storage=RDBStorage(address),
-            direction="maximize" if greater_is_better(job_of(document, {})) else "minimize",
+            direction="maximize" if greater_is_better(job_of(document)) else "minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_FREE, n_warmup_steps=2),
             load_if_exists=True,
         )
@@ -65,19 +65,6 @@ def opened(folder: Path, document: Document, section: TuneSection, worker: int =
     seed = section.seed + 1000 * worker + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_FREE)
     return study
-
-
-def split(document: Document) -> tuple[Document, TuneSection]:
-    """Return a recipe without its ``tune`` section, and the section."""
-    data = {key: value for key, value in document.data.items() if key != "tune"}
-    found = recipes.Problems()
-    section = TuneSection()
-    if document.data.get("tune") is not None:
-        made = recipes.checked(document, TuneSection, found, loc=("tune",), label="tune")
-        found.raise_any()
-        assert made is not None
-        section = made
-    return Document(document.file, data, document.origins), section
 
 
 def counted(study: Study) -> int:
@@ -110,7 +97,7 @@ def work(folder: str, worker: str, quiet: str) -> dict[str, Any]:
         Interrupted: it was told to stop, and has saved.
     """
     place = Path(folder)
-    document, section = split(recipes.read(place / rundir.CONFIG))
+    document, section = parted(recipes.read(place / rundir.CONFIG), SECTION, TuneSection)
     space = space_of(document, section)
     study = opened(place, document, section, int(worker))
     progress = Progress(quiet=bool(quiet))
@@ -175,7 +162,7 @@ class Objective:
         if (place / rundir.RESULTS).is_file():
             found: dict[str, Any] = rundir.read_json(place / rundir.RESULTS)
             return found
-        job = job_of(self.document, values)
+        job = job_of(changed(self.document, values))
         place.mkdir(parents=True, exist_ok=True)
         rundir.write_config(place, changed(self.document, values).data)
         stop = Pruning(partial(_judged, trial), place, metric_of(job), self.stop)

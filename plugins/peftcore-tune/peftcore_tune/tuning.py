@@ -14,12 +14,13 @@ from peftcore_train import recipes, rundir
 from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.fitting import Column
 from peftcore_train.progress import Progress
-from peftcore_train.recipes import Document
+from peftcore_train.recipes import Document, parted
 from peftcore_train.report import number
-from peftcore_train.schema import anchored
+from peftcore_train.schema import anchored, job_of
 from peftcore_train.signals import stop_on_signals
-from peftcore_tune.space import changed, job_of, space_of
-from peftcore_tune.trials import FAILED, VALUES, metric_of, opened, place_of, reset, split, work
+from peftcore_tune.section import SECTION, TuneSection
+from peftcore_tune.space import changed, space_of
+from peftcore_tune.trials import FAILED, VALUES, metric_of, opened, place_of, reset, work
 
 TUNING, BEST = "tuning.json", "best.yaml"
 #: Trials that are shown.
@@ -57,8 +58,8 @@ def begin(
         )
     document = _with(anchored(document), changes)
     make = _executor(executor, jobs)
-    bare, section = split(document)
-    first = job_of(bare, {}).recipe
+    bare, section = parted(document, SECTION, TuneSection)
+    first = job_of(bare).recipe
     space_of(bare, section)
     folder = rundir.create(output or first.output, first.name)
     rundir.write_config(folder, document.data)
@@ -75,7 +76,7 @@ def resume(
     """
     rundir.check_run(folder)
     document = recipes.read(folder / rundir.CONFIG)
-    if "tune" not in document.data:
+    if SECTION not in document.data:
         raise ConfigError(f"{folder} holds no search; name a directory that peftcore tune wrote.")
     make = _executor(executor, jobs)
     rundir.write_config(folder, _with(document, changes).data)
@@ -84,10 +85,10 @@ def resume(
 
 def _with(document: Document, changes: Mapping[str, Any]) -> Document:
     """Return the recipe with fields of its ``tune`` section changed."""
-    section = document.data.get("tune")
+    section = document.data.get(SECTION)
     if section is not None and not isinstance(section, dict):
-        split(document)  # which says so
-    data = {**document.data, "tune": {**(section or {}), **changes}}
+        parted(document, SECTION, TuneSection)  # which says so
+    data = {**document.data, SECTION: {**(section or {}), **changes}}
     return Document(document.file, data, document.origins)
 
 
@@ -102,7 +103,7 @@ def _executor(name: str, jobs: int) -> Callable[[int], Executor]:
 def _run(
     folder: Path, make: Callable[[int], Executor], jobs: int, progress: Progress
 ) -> dict[str, Any]:
-    document, section = split(recipes.read(folder / rundir.CONFIG))
+    document, section = parted(recipes.read(folder / rundir.CONFIG), SECTION, TuneSection)
     with rundir.locked(folder), stop_on_signals():
         study = opened(folder, document, section)
         if section.storage is None:
@@ -135,7 +136,7 @@ def summary(folder: Path, document: Document, study: Study) -> dict[str, Any]:
     better = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
     return {
         "name": document.data["name"],
-        "metric": metric_of(job_of(document, {})),
+        "metric": metric_of(job_of(document)),
         "best": better(done, key=lambda trial: trial["value"]) if done else None,
         "importance": importance(study),
         "trials": trials,

@@ -11,9 +11,9 @@ import peftcore
 from peftcore.testing import CommandContract, run_in_process
 from peftcore_train import recipes
 from peftcore_train.loop import Loop
-from peftcore_tune.section import Choice, Range, parsed
+from peftcore_train.recipes import parted
+from peftcore_tune.section import Choice, Range, TuneSection, parsed
 from peftcore_tune.space import guesses, space_of
-from peftcore_tune.trials import split
 
 
 class TestCommand(CommandContract):
@@ -82,7 +82,7 @@ def test_ranges_come_from_the_schema_where_none_are_given(recipe):
     assert found["methods[0].dropout"].low == 0 and found["methods[0].dropout"].high < 1
     assert found["train.learning_rate"] == Range(1e-3 / 8, 8e-3, True, False, True)
     assert "methods[0].targets" not in found and "methods[0].alpha" not in found
-    _, section = split(document)
+    _, section = parted(document, "tune", TuneSection)
     # hidden states have 16 features, so no rank can be 32
     assert space_of(document, section)["methods[0].rank"].high == 16
 

@@ -11,9 +11,9 @@ from peftcore_train.errors import TrainingError
 from peftcore_train.fitting import Column
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
-from peftcore_train.recipes import Document, Origin, Problems, override
+from peftcore_train.recipes import Document, Origin, override, parted
 from peftcore_train.running import run
-from peftcore_train.schema import Job, anchored, checked_job
+from peftcore_train.schema import anchored, job_of
 from peftcore_train.signals import Stop, stop_on_signals
 from peftcore_vision.elevater.benchmark import (
     Best,
@@ -22,7 +22,7 @@ from peftcore_vision.elevater.benchmark import (
     performance_efficiency,
 )
 from peftcore_vision.elevater.catalogue import DATA_SETS, METRICS
-from peftcore_vision.elevater.section import SECTION, ElevaterSection, split
+from peftcore_vision.elevater.section import SECTION, ElevaterSection
 
 FOUND, SWEEP = "elevater.json", "sweep.json"
 
@@ -36,7 +36,7 @@ def begin(
         PeftcoreError: the recipe, a data set or the model does not fit; nothing is trained.
     """
     document = anchored(document)
-    bare, section = split(document)
+    bare, section = parted(document, SECTION, ElevaterSection)
     if (bare.data.get("task") or {}).get("type") != "elevater":
         raise ConfigError(f"{document.file}: task.type is elevater for the benchmark.")
     jobs = {name: job_of(_of(bare, {"task.dataset": name})) for name in section.datasets}
@@ -55,7 +55,7 @@ def go_on(folder: Path, progress: Progress) -> dict[str, Any]:
         Interrupted: the user asked to stop; what was done is kept.
     """
     rundir.check_run(folder)
-    bare, section = split(recipes.read(folder / rundir.CONFIG))
+    bare, section = parted(recipes.read(folder / rundir.CONFIG), SECTION, ElevaterSection)
     runs = []
     with rundir.locked(folder), stop_on_signals() as stop:
         for name in section.datasets:
@@ -186,19 +186,6 @@ def _of(document: Document, values: Mapping[str, Any]) -> Document:
     for key, value in values.items():
         document = override(document, key, value, Origin(SECTION, 0))
     return document
-
-
-def job_of(document: Document) -> Job:
-    """Return what a recipe trains.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    found = Problems()
-    job = checked_job(document, found)
-    found.raise_any()
-    assert job is not None
-    return job
 
 
 def columns_of(found: Mapping[str, Any]) -> list[Column]:

@@ -3,7 +3,6 @@
 from pydantic import Field, field_validator
 
 from peftcore import Strict, nearest
-from peftcore_train.recipes import Document, Problems, checked
 from peftcore_vision.elevater.benchmark import RATES
 from peftcore_vision.elevater.catalogue import DATA_SETS
 
@@ -39,16 +38,3 @@ class ElevaterSection(Strict):
                     f"{name!r} is not a data set of ELEVATER.{nearest(name, DATA_SETS)}"
                 )
         return value
-
-
-def split(document: Document) -> tuple[Document, ElevaterSection]:
-    """Return a recipe without its ``elevater`` section, and the section."""
-    data = {key: value for key, value in document.data.items() if key != SECTION}
-    section = ElevaterSection()
-    if document.data.get(SECTION) is not None:
-        found = Problems()
-        made = checked(document, ElevaterSection, found, loc=(SECTION,), label=SECTION)
-        found.raise_any()
-        assert made is not None
-        section = made
-    return Document(document.file, data, document.origins), section
