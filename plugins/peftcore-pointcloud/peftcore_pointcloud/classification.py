@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +14,13 @@ from peftcore_train.data import Columns, Row
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labelled import Labelled
-from peftcore_train.tasks.labels import Label, Labels
+from peftcore_train.tasks.labels import LabelConfig, Labels
 from peftcore_train.tasks.one_label import OneLabel
 
 
-class PointClassificationConfig(CloudsConfig):
+class PointClassificationConfig(LabelConfig, CloudsConfig):
     """The ``task`` section of point-cloud classification."""
 
-    label_column: str = Field("label", description="Column of the label, a text or an integer.")
-    labels: tuple[Label, ...] | None = Field(
-        None, min_length=2, description="The labels in order; sorted from the training rows."
-    )
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none",
-        description="Weight of each label in the loss: `none`, `balanced` (inverse frequency), or"
-        " label to weight.",
-    )
     label_smoothing: float = Field(
         0.0,
         ge=0,

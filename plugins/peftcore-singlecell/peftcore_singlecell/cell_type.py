@@ -1,7 +1,7 @@
 """Annotation of cells: one type for a cell, or none where no type is likely."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -12,25 +12,17 @@ from peftcore_singlecell.cell_task import CellConfig, CellTask
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labelled import Labelled
-from peftcore_train.tasks.labels import Label, Labels
+from peftcore_train.tasks.labels import Label, LabelConfig, Labels
 from peftcore_train.tasks.one_label import OneLabel
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class CellTypeConfig(CellConfig):
+class CellTypeConfig(LabelConfig, CellConfig):
     """The ``task`` section of the annotation of cells."""
 
     label_column: str = Field("celltype", description="Column of the type, a column of `obs`.")
-    labels: tuple[Label, ...] | None = Field(
-        None, min_length=2, description="The types in order; sorted from the training rows."
-    )
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none",
-        description="Weight of each type in the loss: `none`, `balanced` (inverse frequency), or"
-        " type to weight.",
-    )
     novel_threshold: float = Field(
         0.0,
         ge=0,

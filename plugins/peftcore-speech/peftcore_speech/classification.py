@@ -18,7 +18,8 @@ from peftcore_speech.waveform import frames_of
 from peftcore_train.data import Columns, Row
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features
-from peftcore_train.tasks.one_file import OneFile, OneFileConfig
+from peftcore_train.tasks.labels import LabelConfig
+from peftcore_train.tasks.one_file import OneFile
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -28,7 +29,7 @@ _FAIRNESS = dict.fromkeys(
 )
 
 
-class AudioClassificationConfig(RecordingConfig, OneFileConfig):
+class AudioClassificationConfig(RecordingConfig, LabelConfig):
     """The ``task`` section of audio classification."""
 
     corpus: Literal["iemocap", "msp-improv", "crema-d", "msp-podcast"] | None = Field(

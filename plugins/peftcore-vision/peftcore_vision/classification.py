@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from peftcore import ConfigError, Loaded
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features, inner
-from peftcore_train.tasks.one_file import OneFile, OneFileConfig
+from peftcore_train.tasks.labels import LabelsConfig
+from peftcore_train.tasks.one_file import OneFile
 from peftcore_vision.answers import OneImageLabel, SeveralImageLabels
 from peftcore_vision.clip_head import ClipClassifier, embeddings_of
 from peftcore_vision.files import located
@@ -19,7 +20,7 @@ from peftcore_vision.groups import Cuts, Groups
 from peftcore_vision.pictures import Views, opened
 
 
-class ImageClassificationConfig(OneFileConfig):
+class ImageClassificationConfig(LabelsConfig):
     """The ``task`` section of image classification."""
 
     file_column: str = Field("image", description="Column of the image's path.")
@@ -52,15 +53,6 @@ class ImageClassificationConfig(OneFileConfig):
         (),
         description="With CLIP: texts in which `{}` stands for a label. The classifier starts from"
         " the mean of their embeddings, of length 1.",
-    )
-    multi_label: bool = Field(
-        False, description="An image has any number of labels; each is yes or no."
-    )
-    label_separator: str = Field(
-        ";", min_length=1, description="What separates the labels of an image in a text."
-    )
-    threshold: float | dict[str, float] = Field(
-        0.5, description="Probability from which on an image has a label, with `multi_label`."
     )
 
     @model_validator(mode="after")

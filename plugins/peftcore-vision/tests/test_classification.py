@@ -137,6 +137,18 @@ def recipe(tmp_path, vit) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("multi_label=true --set task.threshold=7", "threshold is not between 0 and 1"),
+        ("threshold=0.3", "threshold goes with multi_label: true"),
+    ],
+)
+def test_a_threshold_that_does_nothing_is_refused(field, sentence, recipe):
+    done = run_in_process("check", recipe, *f"--set task.{field}".split())
+    assert done.exit_code == 2 and sentence in done.stderr, done.output
+
+
 def test_spoilt_images_are_named_at_once(recipe, tmp_path):
     train = tmp_path / "data" / "train"
     whole = (train / "red" / "1.jpg").read_bytes()

@@ -1,14 +1,60 @@
 """Labels in the order of a head's outputs, given or learned from the training rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor, tensor
 
-from peftcore import ConfigError, DataError, nearest
+from peftcore import ConfigError, DataError, Strict, nearest
 from peftcore_train.data import Row
 
 Label = str | int
+
+
+class LabelConfig(Strict):
+    """Fields of every task with one label a row."""
+
+    label_column: str = Field("label", description="Column of the label, a text or an integer.")
+    labels: tuple[Label, ...] | None = Field(
+        None, min_length=2, description="The labels in order; sorted from the training rows."
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none",
+        description="Weight of each label in the loss: `none`, `balanced` (inverse frequency), or"
+        " label to weight.",
+    )
+
+
+class LabelsConfig(LabelConfig):
+    """Fields of every task with one label or several."""
+
+    label_column: str = Field(
+        "label", description="Column of the label, a text or an integer; of several, a list."
+    )
+    multi_label: bool = Field(
+        False,
+        description="A row has any number of labels, none among them; each is yes or no, and its"
+        " weight in `class_weights` is that of rows that have it.",
+    )
+    label_separator: str = Field(
+        ";", min_length=1, description="What separates the labels of a row where a text holds them."
+    )
+    threshold: float | dict[str, float] = Field(
+        0.5,
+        description="Probability from which on a row has a label, with `multi_label`; or label to"
+        " threshold, .5 for the others.",
+    )
+
+    @model_validator(mode="after")
+    def _thresholds_are_probabilities(self) -> Self:
+        chosen = self.threshold
+        values = chosen.values() if isinstance(chosen, dict) else (chosen,)
+        if not all(0 < value < 1 for value in values):
+            raise ValueError("threshold is not between 0 and 1")
+        if "threshold" in self.model_fields_set and chosen != 0.5 and not self.multi_label:
+            raise ValueError("threshold goes with multi_label: true")
+        return self
 
 
 class Labels:

@@ -2,48 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from peftcore import Loaded, Strict
+from peftcore import Loaded
 from peftcore_train.data import Columns, Row
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labelled import Labelled
-from peftcore_train.tasks.labels import Label, Labels
+from peftcore_train.tasks.labels import LabelConfig, Labels
 from peftcore_train.tasks.one_label import OneLabel
-
-if TYPE_CHECKING:
-    pass
-
-
-class OneFileConfig(Strict):
-    """Fields of every task on files; a subclass has a field ``file_column`` besides."""
-
-    label_column: str = Field("label", description="Column of the label, a text or an integer.")
-    labels: tuple[Label, ...] | None = Field(
-        None, min_length=2, description="The labels in order; sorted from the training rows."
-    )
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none",
-        description="Weight of each label in the loss: `none`, `balanced` (inverse frequency), or"
-        " label to weight.",
-    )
 
 
 class OneFile(Labelled):
     """Cross-entropy of the label of a file, which is read anew for each batch.
 
-    A subclass says what a file must be, and how some become a batch.
+    A subclass says what a file must be, and how some become a batch; its configuration has a field
+    ``file_column``.
     """
 
     modules_to_save = ("head",)
     default_metric = "accuracy"
     metric_names = OneLabel.metric_names
 
-    def __init__(self, config: OneFileConfig):
+    def __init__(self, config: LabelConfig):
         super().__init__(config)
         self.labels = Labels(config.labels)
         self.kind = OneLabel(config, self.labels)
