@@ -90,7 +90,11 @@ from peftcore.model.layers import (
     layer_at as layer_at,
     layer_of as layer_of,
 )
-from peftcore.model.loaded import Loaded as Loaded
+from peftcore.model.loaded import (
+    Loaded as Loaded,
+    check_options as check_options,
+    unknown_size as unknown_size,
+)
 from peftcore.model.offloading import device_of as device_of
 from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey

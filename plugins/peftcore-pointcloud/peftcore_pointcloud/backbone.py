@@ -15,11 +15,13 @@ from peftcore import (
     LayerInfo,
     Loaded,
     base_modules,
+    check_options,
     device_of,
     layer_of,
     nearest,
     query_key_value,
     resolve_source,
+    unknown_size,
 )
 from peftcore_pointcloud.checkpoint import (
     encoder_of,
@@ -153,10 +155,7 @@ class PointBackbone(Backbone):
         if not self.is_size(config) and not is_checkpoint(
             str(resolve_source(config, "model") or config)
         ):
-            raise ConfigError(
-                f"{config!r} is not a size of {self._label}.{nearest(config, self.configs)}"
-                f" Its sizes: {', '.join(self.configs)}."
-            )
+            raise unknown_size(config, self._label, self.configs)
         made = _made(self.configuration(config, head=head, **options), head)
         return made.to(dtype=_dtype(options)).eval()
 
@@ -205,25 +204,14 @@ class PointBackbone(Backbone):
         return config.with_(num_labels=labels)
 
     def _check(self, head: str, options: Mapping[str, Any]) -> None:
-        problems = [
-            f"{option!r} is not an option of the backbone {self._label}.{nearest(option, _OPTIONS)}"
-            f" Its options: {', '.join(_OPTIONS)}."
-            for option in options
-            if option not in _OPTIONS
-        ]
-        if head not in ("none", *self.heads):
-            problems.append(
-                f"the backbone {self._label} has no head {head!r}.{nearest(head, self.heads)}"
-                f" Its heads: none, {', '.join(self.heads)}."
-            )
         layout = options.get("layout")
+        more = []
         if layout is not None and layout not in self.layouts:
-            problems.append(
+            more = [
                 f"layout {layout!r} is unknown.{nearest(str(layout), self.layouts)} Layouts:"
                 f" {', '.join(self.layouts)}."
-            )
-        if problems:
-            raise ConfigError(problems)
+            ]
+        check_options(self._label, head, self.heads, options, _OPTIONS, more)
 
 
 class PointTransformers(PointBackbone):

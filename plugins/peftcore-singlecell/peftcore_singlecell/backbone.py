@@ -12,8 +12,8 @@ from peftcore import (
     Context,
     Loaded,
     base_modules,
+    check_options,
     device_of,
-    nearest,
     read_call,
     resolve_source,
 )
@@ -166,22 +166,11 @@ class ScBertBackbone(Backbone):
         return _made(checkpoint.config, head, number, options), checkpoint
 
     def _check(self, head: str, options: Mapping[str, Any]) -> None:
-        problems = [
-            f"{option!r} is not an option of the backbone scbert.{nearest(option, _OPTIONS)} Its"
-            f" options: {', '.join(_OPTIONS)}."
-            for option in options
-            if option not in _OPTIONS
-        ]
-        if head not in ("none", *self.heads):
-            problems.append(
-                f"the backbone scbert has no head {head!r}.{nearest(head, self.heads)} Its heads:"
-                f" none, {', '.join(self.heads)}."
-            )
         interval = options.get("redraw_interval", 0)
+        more = []
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 0:
-            problems.append(f"redraw_interval {interval!r} is no number of calls; 0 is never.")
-        if problems:
-            raise ConfigError(problems)
+            more = [f"redraw_interval {interval!r} is no number of calls; 0 is never."]
+        check_options(self.name, head, self.heads, options, _OPTIONS, more)
 
 
 def _made(config: ScBertConfig, head: str, labels: int, options: Mapping[str, Any]) -> ScBert:

@@ -15,13 +15,14 @@ from peftcore import (
     Context,
     Loaded,
     base_modules,
+    check_options,
     device_of,
     layer_of,
-    nearest,
     padding_id,
     path_matches,
     read_call,
     resolve_source,
+    unknown_size,
 )
 from peftcore_transformers.pretrained import (
     check_head,
@@ -208,10 +209,7 @@ class TransformersBackbone(Backbone):
         if self.is_size(config):
             return self._make(self.configs[config], head, options)
         if not (Path(config).exists() or "/" in config):
-            raise ConfigError(
-                f"{config!r} is not a size of {self.name or type(self).__name__}."
-                f"{nearest(config, self.configs)} Its sizes: {', '.join(self.configs)}."
-            )
+            raise unknown_size(config, self._label, self.configs)
         source = str(resolve_source(config, "model") or config)
         found = self._read_config(source, {"local_files_only": is_local(source)})
         return self._make(found.to_dict(), head, options)
@@ -267,20 +265,11 @@ class TransformersBackbone(Backbone):
         return AutoConfig.for_model(**{"model_type": self.model_types[0], **sizes})
 
     def _check(self, head: str, options: Mapping[str, Any]) -> None:
-        name = self.name or type(self).__name__
-        problems = [
-            f"{option!r} is not an option of the backbone {name}.{nearest(option, _OPTIONS)}"
-            f" Its options: {', '.join(_OPTIONS)}."
-            for option in options
-            if option not in _OPTIONS
-        ]
-        if head not in ("none", *self.heads):
-            problems.append(
-                f"the backbone {name} has no head {head!r}.{nearest(head, self.heads)}"
-                f" Its heads: none, {', '.join(self.heads)}."
-            )
-        if problems:
-            raise ConfigError(problems)
+        check_options(self._label, head, self.heads, options, _OPTIONS)
+
+    @property
+    def _label(self) -> str:
+        return self.name or type(self).__name__
 
     def _read_config(self, source: str, place: Mapping[str, Any]) -> PreTrainedConfig:
         from transformers import AutoConfig
@@ -292,7 +281,7 @@ class TransformersBackbone(Backbone):
         if config.model_type not in self.model_types:
             raise ConfigError(
                 f"{source} holds a model of type {config.model_type!r}; the backbone"
-                f" {self.name or type(self).__name__} knows {', '.join(self.model_types)}."
+                f" {self._label} knows {', '.join(self.model_types)}."
                 " Name the backbone of that family; `peftcore list` shows those installed."
             )
         return config

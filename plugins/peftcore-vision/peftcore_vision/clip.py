@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from peftcore import ConfigError, Context, Loaded, base_modules, resolve_source
+from peftcore import (
+    ConfigError,
+    Context,
+    Loaded,
+    base_modules,
+    check_options,
+    resolve_source,
+    unknown_size,
+)
 from peftcore_transformers.backbone import TransformersBackbone
 from peftcore_transformers.pretrained import read_model_on_meta
 from peftcore_vision.clip_head import ClipClassifier
-from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
+from peftcore_vision.networks import dtype_of, images, outside
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig

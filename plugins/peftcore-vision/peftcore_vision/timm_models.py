@@ -16,11 +16,13 @@ from peftcore import (
     LayerInfo,
     Loaded,
     base_modules,
+    check_options,
     layer_of,
     query_key_value,
     resolve_source,
+    unknown_size,
 )
-from peftcore_vision.networks import check_options, dtype_of, images, outside, unknown_size
+from peftcore_vision.networks import dtype_of, images, outside
 from peftcore_vision.timm_checkpoint import (
     Checkpoint,
     architecture_of,
