@@ -9,7 +9,7 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
     return [
         BackboneSpec(
             name="llama",
-            summary="LLaMA 1 to 3 (Touvron et al. 2023) and models of its architecture: SmolLM2.",
+            summary="LLaMA 1 to 3 (Touvron et al. 2023) and its kin: CodeLLaMA, SmolLM2.",
             backbone="peftcore_llm.backbones:Llama",
             matches=("transformers.models.llama.modeling_llama:*",),
             configs=(
@@ -19,6 +19,9 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
                 "llama-2-13b",
                 "llama-3-8b",
                 "llama-3.2-1b",
+                "codellama-7b",
+                "codellama-13b",
+                "codellama-34b",
                 "smollm2-135m",
                 "smollm2-360m",
             ),

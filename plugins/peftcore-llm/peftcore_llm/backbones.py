@@ -67,6 +67,7 @@ def _llama(width: int, inner: int, layers: int, heads: int, **more: Any) -> Mapp
 
 
 _LLAMA_3 = {"vocab_size": 128256, "num_key_value_heads": 8, "rope_theta": 500000.0}
+_CODE = {"rope_theta": 1000000.0, "max_position_embeddings": 16384}
 _SMOLLM2 = {"vocab_size": 49152, "tie_word_embeddings": True, "rope_theta": 100000.0}
 
 Llama.configs = {
@@ -76,6 +77,9 @@ Llama.configs = {
     "llama-2-13b": _llama(5120, 13824, 40, 40, max_position_embeddings=4096),
     "llama-3-8b": _llama(4096, 14336, 32, 32, **_LLAMA_3),
     "llama-3.2-1b": _llama(2048, 8192, 16, 32, tie_word_embeddings=True, **_LLAMA_3),
+    "codellama-7b": _llama(4096, 11008, 32, 32, **_CODE | {"vocab_size": 32016}),
+    "codellama-13b": _llama(5120, 13824, 40, 40, **_CODE | {"vocab_size": 32016}),
+    "codellama-34b": _llama(8192, 22016, 48, 64, num_key_value_heads=8, **_CODE),
     "smollm2-135m": _llama(576, 1536, 30, 9, num_key_value_heads=3, **_SMOLLM2),
     "smollm2-360m": _llama(960, 2560, 32, 15, num_key_value_heads=5, **_SMOLLM2),
 }
