@@ -152,6 +152,18 @@ def test_closed_gates_give_the_base(name: str) -> None:
         torch.testing.assert_close(model(tokens).logits, bare, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_closed_gates_give_the_logits_of_llama_bit_for_bit(dtype: torch.dtype) -> None:
+    model, tokens = decoder().to(dtype), ids()
+    with torch.no_grad():
+        bare = model(tokens).logits
+        adapter = attached(model, adapter_layers=3)
+        assert torch.equal(model(tokens).logits, bare)
+        for piece in prompts_of(adapter):
+            piece.adaption_gate.fill_(0.5)
+        assert not torch.equal(model(tokens).logits, bare), "the prompts are there"
+
+
 def test_prompts_pass_through_the_updates_of_other_methods() -> None:
     if "lora" not in installed().methods:
         pytest.skip("lora is not installed")
