@@ -43,8 +43,7 @@ def _t5(width: int, inner: int, layers: int, heads: int, **more: Any) -> Mapping
     return {"d_model": width, "d_ff": inner, "num_layers": layers, "num_heads": heads, **more}
 
 
-#: T5 1.1; its head is one of its own, which no configuration of transformers 5 tells any more, so
-#: that there are no sizes of it here.
+#: T5 1.1 and what comes of it: its head is one of its own, and does not scale what it is given.
 _V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 
@@ -94,7 +93,28 @@ class T5(Seq2Seq):
         "t5-small": _t5(512, 2048, 6, 8),
         "t5-base": _t5(768, 3072, 12, 12),
         "t5-large": _t5(1024, 4096, 24, 16),
+        "t5-3b": _t5(1024, 16384, 24, 32, d_kv=128),
+        "t5-11b": _t5(1024, 65536, 24, 128, d_kv=128),
+        "flan-t5-small": _t5(512, 1024, 8, 6, **_V1_1),
+        "flan-t5-base": _t5(768, 2048, 12, 12, **_V1_1),
+        "flan-t5-large": _t5(1024, 2816, 24, 16, **_V1_1),
+        "flan-t5-xl": _t5(2048, 5120, 24, 32, **_V1_1),
+        "flan-t5-xxl": _t5(4096, 10240, 24, 64, **_V1_1),
     }
+
+    def _make(self, sizes: Mapping[str, Any], head: str, options: Mapping[str, Any]) -> nn.Module:
+        """Build a model; where its head does not scale what it is given, the head is its own.
+
+        transformers 5 ties every head of T5, and keeps of an untied one only that it does not
+        scale. Checkpoints that hold both tables are loaded untied all the same.
+        """
+        model: Any = super()._make(sizes, head, options)
+        if hasattr(model, "lm_head") and not getattr(model.config, "scale_decoder_outputs", True):
+            own = nn.Parameter(torch.empty_like(model.lm_head.weight))
+            nn.init.normal_(own, std=model.config.initializer_factor)
+            model.lm_head.weight = own
+            model.config.tie_word_embeddings = False  # whoever ties weights anew leaves it so
+        return model  # type: ignore[no-any-return]
 
 
 _BART_BLOCK = "**.layers.*"
