@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peftcore import DataError, Loaded
 from peftcore_pointcloud.task import Clouds, CloudsConfig, FewShot, few_shot
 from peftcore_train.data import Columns, Row
+from peftcore_train.progress import going_over
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labelled import Labelled
@@ -76,7 +77,7 @@ class PointClassification(Labelled, Clouds):
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a label and a cloud that can be used."""
-        for row in rows:
+        for row in going_over(rows, "looking at clouds", unit="clouds"):
             self.kind.answer(row)
             self.cloud(row)
 

@@ -11,6 +11,7 @@ from peftcore import Loaded
 from peftcore_pointcloud.masked import chamfer
 from peftcore_pointcloud.task import Clouds, CloudsConfig
 from peftcore_train.data import Columns, Row
+from peftcore_train.progress import going_over
 from peftcore_train.task import Batch, Features
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class PointReconstruction(Clouds):
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a cloud that can be used."""
-        for row in rows:
+        for row in going_over(rows, "looking at clouds", unit="clouds"):
             self.cloud(row)
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:

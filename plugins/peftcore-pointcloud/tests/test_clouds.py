@@ -14,6 +14,7 @@ from peftcore_pointcloud.classification import PointClassification, PointClassif
 from peftcore_pointcloud.clouds import cloud_at
 from peftcore_pointcloud.clouds.unpickling import unpickled
 from peftcore_train.schema import DataSection
+from peftcore_train.testing import bars_of
 
 CHANCE = np.random.default_rng(0)
 
@@ -218,3 +219,16 @@ def test_a_spoilt_h5_is_named(data, labels, sentence, tmp_path):
             file["data"] = data
     with pytest.raises(DataError, match=sentence):
         cloud_at("x.h5#1", str(tmp_path), "x")
+
+
+def test_reading_of_a_pickle_and_looking_at_clouds_are_told(modelnet, tmp_path):
+    shapes = [CHANCE.normal(size=(70_000, 6)).astype("float32") for _ in range(2)]
+    (tmp_path / "large.dat").write_bytes(pickle.dumps([shapes, [0, 1]]))
+    assert bars_of(lambda: unpickled(tmp_path / "large.dat")) == {"reading large.dat": "3 MB"}
+    task, rows = read(modelnet, "test")
+    task.learn(rows)
+    assert bars_of(lambda: task.check(rows)) == {"looking at clouds": "6 clouds"}
+    scan(tmp_path / "h5", "test.h5", np.stack([cloud()] * 4)[..., :3], [0, 1, 0, 1])
+    task, rows = read(tmp_path / "h5", "test")
+    task.learn(rows)
+    assert bars_of(lambda: task.check(rows)) == {"looking at clouds": "4 clouds"}

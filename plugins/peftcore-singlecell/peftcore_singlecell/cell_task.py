@@ -13,6 +13,7 @@ from peftcore_singlecell.cells import Cells
 from peftcore_singlecell.expression import Values, tokens_of
 from peftcore_singlecell.genes import Alignment, Genes
 from peftcore_train.data import Columns, Row
+from peftcore_train.progress import going_over
 from peftcore_train.task import Features, Task
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class CellTask(Task):
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row names a cell that is there."""
-        for row in rows:
+        for row in going_over(rows, "looking up cells", unit="cells"):
             self._found(row)
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:

@@ -22,6 +22,7 @@ from peftcore_singlecell.genes import Genes
 from peftcore_singlecell.masked import MaskedExpression, MaskedExpressionConfig
 from peftcore_singlecell.testing import GENES, counts, write_cells, write_scbert
 from peftcore_train.data import read_rows
+from peftcore_train.testing import bars_of
 
 FIVE = Genes(["A", "B", "C", "D", "E"], "five")
 
@@ -241,3 +242,12 @@ def test_the_next_whole_number_of_expressed_genes_is_masked(tmp_path) -> None:
         kept += int((chosen & ~changed).sum())
     share = kept / (200 * -(-expressed * 3 // 10))
     assert 0.05 < share < 0.15
+
+
+def test_reading_a_file_and_looking_up_its_cells_are_told(tmp_path) -> None:
+    path = write_cells(tmp_path / "x.h5ad", 8)
+    assert bars_of(lambda: read_rows(path)) == {"reading x.h5ad": "8 observations"}
+    task = CellType(CellTypeConfig())
+    rows = read_rows(path)
+    task.learn(rows)
+    assert bars_of(lambda: task.check(rows)) == {"looking up cells": "8 cells"}

@@ -14,6 +14,7 @@ from peftcore_speech.normalisation import Normalisation, normaliser
 from peftcore_train.data import Columns, Row
 from peftcore_train.generation import as_tensor, as_texts
 from peftcore_train.logits import IGNORED, logits_at, targets_of, token_loss, token_scores
+from peftcore_train.progress import going_over
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.text import padded, tokenizer_of
 
@@ -83,7 +84,7 @@ class SpeechRecognition(Task):
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a text and a recording that can be heard."""
-        for row in rows:
+        for row in going_over(rows, "listening", unit="files"):
             row.text(self.config.text_column)
             self.hearing.look(row)
 

@@ -11,8 +11,10 @@ import soundfile
 import yaml
 
 from peftcore.testing import run_in_process
+from peftcore_speech.classification import AudioClassification, AudioClassificationConfig
 from peftcore_speech.recordings import heard
-from peftcore_train.testing import TaskContract
+from peftcore_train.data import read_rows
+from peftcore_train.testing import TaskContract, bars_of
 
 RATE = 2000
 _KEPT: list[TemporaryDirectory] = []  # type: ignore[type-arg]
@@ -122,3 +124,13 @@ def test_spoilt_sound_is_named_at_once(tmp_path, wav2vec2):
         assert sentence in done.stderr, done.stderr
     assert run_in_process("train", path, "-q").exit_code == 2
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_listening_to_a_folder_of_recordings_is_told(tmp_path):
+    for name in ("low/0", "low/1", "high/2"):
+        (path := tmp_path / f"{name}.wav").parent.mkdir(exist_ok=True)
+        soundfile.write(path, tone(60, 0.3), RATE)
+    task = AudioClassification(AudioClassificationConfig())
+    rows = read_rows(tmp_path)
+    task.learn(rows)
+    assert bars_of(lambda: task.check(rows)) == {"looking at files": "3 files"}

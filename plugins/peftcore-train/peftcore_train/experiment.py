@@ -147,7 +147,8 @@ def _run(jobs: Sequence[Job], folder: Path, progress: Progress) -> Results:
     with locked(folder) if is_main() else nullcontext(), stop_on_signals() as stop:
         left = [job for job in jobs if not (folder / job.arm / rundir.RESULTS).exists()]
         if left and len(jobs) > 1:
-            rehearse(left)
+            with progress.doing("rehearsing all arms"):
+                rehearse(left)
         for job in jobs:
             place = folder / job.arm
             place.mkdir(exist_ok=True)

@@ -4,8 +4,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ class Progress:
         self.log = log
         self.silent = int(os.environ.get("RANK", 0)) > 0
         self._bar: Any = None
+        self._counting = False
 
     @property
     def _has_bars(self) -> bool:
@@ -72,9 +74,11 @@ class Progress:
         ended = threading.Event()
         thread = threading.Thread(target=self._remind, args=(what, began, ended), daemon=True)
         thread.start()
+        before = _CURRENT.set(self)
         try:
             yield
         finally:
+            _CURRENT.reset(before)
             ended.set()
             thread.join()
         self._ended(what, began)
@@ -89,7 +93,8 @@ class Progress:
         # to stderr alone: a full disk is for the main thread to find
         wait = _SOON
         while not ended.wait(wait):
-            self._print(f"{what}: {time.monotonic() - began:.0f} s ...")
+            if not self._counting:  # what is counted says more
+                self._print(f"{what}: {time.monotonic() - began:.0f} s ...")
             wait = _EVERY
 
     def counted(
@@ -107,6 +112,7 @@ class Progress:
         began = said = time.monotonic()
         bars = self._has_bars
         bar = _bar(what, total, 0, f" {unit}") if bars else None
+        self._counting = True
         try:
             for count, item in enumerate(items):
                 now = time.monotonic()
@@ -118,6 +124,7 @@ class Progress:
                 if bar is not None:
                     bar.update()
         finally:
+            self._counting = False
             if bar is not None:
                 bar.close()
         if ends:
@@ -139,6 +146,27 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+_CURRENT: ContextVar[Progress | None] = ContextVar("current", default=None)
+
+
+def going_over(items: Collection[T], what: str, *, unit: str = "rows") -> Generator[T, None, None]:
+    """Yield items; how many are left is said where the work is told of by :meth:`Progress.doing`.
+
+    It is for readers of data, which do not know who tells of them. Of work inside of such work
+    nothing is said.
+
+    Args:
+        items: the items.
+        what: what is done to them.
+        unit: what they are.
+    """
+    current = _CURRENT.get()
+    if current is None or current._counting:
+        yield from items
+    else:
+        yield from current.counted(items, what, len(items), unit=unit, ends=False)
 
 
 def _in_notebook() -> bool:

@@ -10,6 +10,7 @@ from peftcore_train.profile import Finding, Profile
 from peftcore_train.profile.findings import of_error, shown
 from peftcore_train.profile.lengths import Measure
 from peftcore_train.profile.profile import profiled
+from peftcore_train.progress import going_over
 from peftcore_train.schema import SPLITS, Job, Split
 from peftcore_train.task import Features, Task
 from peftcore_train.text import most_tokens
@@ -119,7 +120,9 @@ def encoded(
     examined: Examined,
     loaded: Loaded,
     job: Job,
-    over: Callable[[Split, Sequence[Row]], Iterable[Row]] = lambda split, rows: rows,
+    over: Callable[[Split, Sequence[Row]], Iterable[Row]] = lambda split, rows: going_over(
+        rows, f"encoding {split}"
+    ),
 ) -> dict[Split, list[Features]]:
     """Encode every row, and let the profile know the lengths; what does not fit is in it then.
 
@@ -204,7 +207,7 @@ def _of_rows(task: Task, rows: Sequence[Row]) -> list[Finding]:
         task.check(rows)
     except DataError as first:
         found = []
-        for row in rows:
+        for row in going_over(rows, "looking for all that is wrong"):
             try:
                 task.check([row])
             except DataError as error:

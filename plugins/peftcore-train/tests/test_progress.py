@@ -9,8 +9,10 @@ import time
 import pytest
 
 from peftcore_train import progress as module
-from peftcore_train.progress import Progress, remaining
+from peftcore_train.data import read_rows
+from peftcore_train.progress import Progress, going_over, remaining
 from peftcore_train.report import print_results, print_scores
+from peftcore_train.testing import bars_of
 
 RESULT = {
     "metric": "accuracy",
@@ -84,6 +86,33 @@ def test_counted_work_shows_a_bar_on_a_terminal_and_lines_elsewhere(hurried, mon
     assert lines.getvalue().splitlines()[-1].startswith("scoring 40 rows: ")
     assert "\r" not in lines.getvalue() and "\rscoring:" in bar.getvalue()
     assert [remaining(10, 1, n) for n in (1, 8, 400)] == ["0:00", "1:10", "1:06:30"]
+
+
+def test_readers_say_how_many_are_left_to_whoever_tells_of_them(hurried, capsys):
+    def read(most: float) -> list[int]:
+        began, out = time.monotonic(), []
+        for i in going_over(range(40), "listing"):
+            out += [i, *going_over(range(2), "looking")]
+            while i == 20 and time.monotonic() - began < most:
+                pass
+        return out
+
+    assert len(read(0)) == 120 and capsys.readouterr().err == ""
+    with Progress().doing("reading"):
+        read(0.1)
+    said = capsys.readouterr().err
+    # while some are counted, that the whole goes on is not said besides
+    assert re.search(r"listing: 2\d of 40 rows, 0:00 left\n", said)
+    assert "s ..." not in said and "looking" not in said
+    assert said.splitlines()[-1].startswith("reading: ")
+
+
+def test_a_folder_of_files_is_listed_behind_a_bar(tmp_path):
+    for i in range(3):
+        (tmp_path / "dog").mkdir(exist_ok=True)
+        (tmp_path / "dog" / f"{i}.png").touch()
+    bars = bars_of(lambda: read_rows(tmp_path))
+    assert bars == {f"listing {tmp_path.name}": "4 files"}
 
 
 def test_the_first_line_is_there_before_torch(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from peftcore import DataError, nearest, resolve_source
 from peftcore_pointcloud.clouds.files import MANY, MARK, SINGLE, opened, pickled
 from peftcore_train.data import Row
+from peftcore_train.progress import going_over
 from peftcore_train.schema import DataSection, Split
 
 #: What the files of a part are called, in ModelNet40's lists and in ScanObjectNN's h5 files.
@@ -137,7 +138,7 @@ def _listed(root: Path, listing: Path) -> Iterator[Row]:
 def _in_folders(root: Path, split: Split) -> Iterator[Row]:
     """Yield clouds of ``train/CLASS/FILE`` or, as ModelNet's meshes lie, ``CLASS/train/FILE``."""
     names = _NAMES[split]
-    for path in sorted(root.glob("*/*/*")):
+    for path in going_over(sorted(root.glob("*/*/*")), f"listing {root.name}", unit="files"):
         first, second, file = path.relative_to(root).parts
         if path.suffix.lower() not in SINGLE or not {first, second} & set(names):
             continue

@@ -1,5 +1,6 @@
 """Pickles of arrays, read without running anything that they name."""
 
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 from numpy._core import multiarray, numeric
 
 from peftcore import DataError
+from peftcore_train.progress import going_over
+
+_MB = 1_000_000
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -53,6 +57,35 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("a reference to something outside of it")
 
 
+class _Read(io.RawIOBase):
+    """A file that says how much of it is left to read."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb", buffering=0)
+        self._bytes = self._told = 0
+        whole = range(path.stat().st_size // _MB)
+        self._left = going_over(whole, f"reading {path.name}", unit="MB")
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as many bytes as a buffer holds, or those that are left."""
+        found = self._file.readinto(buffer) or 0
+        self._bytes += found
+        while self._told <= self._bytes // _MB:
+            self._told += 1
+            next(self._left, None)
+        return found
+
+    def close(self) -> None:
+        """Close the file, and what is said of it."""
+        self._left.close()
+        self._file.close()
+        super().close()
+
+
 def unpickled(path: Path) -> Any:
     """Return the arrays and containers of a pickle.
 
@@ -61,7 +94,7 @@ def unpickled(path: Path) -> Any:
             damaged.
     """
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(_Read(path), _MB) as file:
             return _Unpickler(file).load()
     except pickle.UnpicklingError as error:
         raise DataError(

@@ -32,9 +32,11 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, page: Path | 
     # what is wrong with the recipe alone is told before torch is there
     from peftcore_train.profile.findings import raise_all, shown
     from peftcore_train.profile.printing import print_profile, shared
+    from peftcore_train.progress import Progress
     from peftcore_train.reading import profiles_of
 
-    profiles = profiles_of(jobs)
+    with Progress().doing(f"checking {recipe}"):
+        profiles = profiles_of(jobs)
     found = list(profiles.values())
     good = not any(profile.errors for profile in found)
     if page is not None:

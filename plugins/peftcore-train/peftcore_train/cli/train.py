@@ -6,6 +6,7 @@ import click
 
 from peftcore import ConfigError
 from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.progress import Progress
 
 
 @click.command()
@@ -35,14 +36,12 @@ def train(
     if resume is None and recipe is None:
         raise ConfigError("name a recipe to train, or a run directory with --resume.")
 
-    # nothing of these needs torch: the first line is there at once
-    from peftcore_train.progress import Progress
-
+    # nothing so far needs torch: the first line is there at once
     progress = Progress(quiet=quiet)
     if dry_run:
         assert recipe is not None
         progress.say(f"rehearsing {recipe}")
-        _dry_run(recipe, overrides, as_json)
+        _dry_run(recipe, overrides, progress, as_json)
         return
     progress.say(f"training {recipe}" if resume is None else f"going on with {resume}")
 
@@ -65,12 +64,13 @@ def train(
     experiment.check_arms(folder, results)
 
 
-def _dry_run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def _dry_run(recipe: Path, overrides: tuple[str, ...], progress: Progress, as_json: bool) -> None:
     from peftcore import print_plans
     from peftcore_train.planning import rehearse
     from peftcore_train.schema import load_jobs
 
-    found = rehearse(load_jobs(recipe, overrides))
+    with progress.doing("reading and planning"):
+        found = rehearse(load_jobs(recipe, overrides))
     print_plans(
         {arm: plan for arm, (plan, _) in found.items()},
         besides={arm: numbers for arm, (_, numbers) in found.items()},

@@ -62,7 +62,7 @@ def begin(
     document = anchored(document)
     cells = cells_of(document)
     make = _executor(options)
-    _rehearse(cells)
+    _rehearse(cells, progress)
     first = cells[0].job.recipe
     folder = rundir.create(output or first.output, first.name)
     rundir.write_config(folder, document.data)
@@ -79,7 +79,7 @@ def resume(folder: Path, options: Options, progress: Progress) -> tuple[Path, di
     cells = cells_of(recipes.read(folder / rundir.CONFIG))
     make = _executor(options)
     left = [cell for cell in cells if not (folder / cell.place / rundir.RESULTS).is_file()]
-    _rehearse(left)
+    _rehearse(left, progress)
     return folder, _run(folder, cells, make, options, progress)
 
 
@@ -102,12 +102,13 @@ def _executor(options: Options) -> Callable[[int], Executor]:
     return make
 
 
-def _rehearse(cells: Sequence[Cell]) -> None:
+def _rehearse(cells: Sequence[Cell], progress: Progress) -> None:
     """Plan every arm and setting, so that a mistake costs no time."""
     from peftcore_train.planning import rehearse
 
     jobs = {cell.shown.rpartition(",")[0]: cell.job for cell in cells}
-    rehearse([replace(job, arm=name) for name, job in jobs.items()])
+    with progress.doing("rehearsing"):
+        rehearse([replace(job, arm=name) for name, job in jobs.items()])
 
 
 def _run(

@@ -9,6 +9,7 @@ from typing import Any
 from peftcore import DataError
 from peftcore_train.data.lines import Found
 from peftcore_train.data.rows import Row
+from peftcore_train.progress import going_over
 
 
 class Observation(Mapping[str, Any]):
@@ -56,7 +57,7 @@ def h5ad(path: Path) -> Found:
     columns = {"cells": path.name, "cell": frame.index.astype(str).array}
     columns |= {str(name): frame[name].array for name in frame if name not in columns}
     folder = str(path.parent)
-    for number in range(len(frame)):
+    for number in going_over(range(len(frame)), f"reading {path.name}", unit="observations"):
         yield Row(Observation(columns, number), f"{path.name}:{number + 1}", folder)
 
 

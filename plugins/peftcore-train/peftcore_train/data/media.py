@@ -5,6 +5,7 @@ from pathlib import Path
 from peftcore import DataError
 from peftcore_train.data.lines import Found
 from peftcore_train.data.rows import Row
+from peftcore_train.progress import going_over
 
 #: Column of the file, by suffix.
 COLUMN = {
@@ -25,7 +26,7 @@ def media(folder: Path) -> Found:
 
     What begins with a dot is left out; any other file that is no image and no sound is a problem.
     """
-    for path in sorted(folder.rglob("*")):
+    for path in going_over(sorted(folder.rglob("*")), f"listing {folder.name}", unit="files"):
         parts = path.relative_to(folder).parts
         if path.is_dir() or any(part.startswith(".") for part in parts):
             continue

@@ -12,6 +12,7 @@ from peftcore_train.data.media import is_media
 from peftcore_train.data.rows import Columns, Row
 from peftcore_train.data.same import normalised
 from peftcore_train.data.tables import is_saved
+from peftcore_train.progress import going_over
 from peftcore_train.schema import SPLITS, DataSection, Split
 
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
@@ -182,7 +183,7 @@ def divided(
     of each label that has three different ones.
     """
     groups: dict[object, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
+    for index, row in enumerate(going_over(rows, "comparing rows")):
         groups[normalised(row, columns) if columns.inputs else index].append(index)
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for same in groups.values():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from peftcore_train.data.rows import Columns, Row
 from peftcore_train.data.same import Key, exact, normalised
 from peftcore_train.profile.findings import ROWS, SHARE, Finding
+from peftcore_train.progress import going_over
 from peftcore_train.schema import Split
 
 Counts = dict[str, int]
@@ -45,7 +46,7 @@ def repeated(rows: Mapping[Split, Sequence[Row]], columns: Columns) -> Repeated:
     """Compare the inputs of all rows; rows without any are left out."""
     groups: dict[Key, list[_Seen]] = defaultdict(list)
     for split, found in rows.items():
-        for row in found:
+        for row in going_over(found, f"comparing {split}"):
             seen = _Seen(row, split, exact(row, columns), normalised(row, columns))
             if any(seen.key):
                 groups[seen.key].append(seen)

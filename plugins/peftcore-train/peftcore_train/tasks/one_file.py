@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from peftcore import Loaded
 from peftcore_train.data import Columns, Row
+from peftcore_train.progress import going_over
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labelled import Labelled
 from peftcore_train.tasks.labels import LabelConfig, Labels
@@ -45,7 +46,7 @@ class OneFile(Labelled):
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has a label and a file that can be read."""
-        for row in rows:
+        for row in going_over(rows, "looking at files", unit="files"):
             self.kind.answer(row)
             self.look(row)
 

@@ -7,6 +7,7 @@ for _name in ("damaged", "described", "on_rows", "scored", "trained"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from peftcore_train.testing.contract import TaskContract  # noqa: E402
+from peftcore_train.testing.program import bars_of  # noqa: E402
 from peftcore_train.testing.toys import write_toy  # noqa: E402
 
-__all__ = ["TaskContract", "write_toy"]
+__all__ = ["TaskContract", "bars_of", "write_toy"]

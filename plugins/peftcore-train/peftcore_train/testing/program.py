@@ -1,10 +1,15 @@
 """Running the program, and comparing what it says."""
 
+import io
 import math
+import re
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from peftcore.testing import run_in_process
+from peftcore_train.progress import Progress
 
 
 def printed(*arguments: str | Path, **options: Any) -> str:
@@ -23,6 +28,24 @@ def refused(*arguments: str | Path, **options: Any) -> str:
     assert done.exit_code == 2, f"{done.output}{done.exception!r}"
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line.removeprefix("error: ")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def bars_of(work: Callable[[], Any]) -> dict[str, str]:
+    """Return what the bars are called that a terminal shows while some work goes on.
+
+    Returns:
+        The name of each to how many there are of what it counts, such as ``12 files``.
+    """
+    with redirect_stderr(_Terminal()) as shown, Progress().doing("the work"):
+        work()
+    # such as "listing toy:   0%|          | 0/12 [00:00<?, ? files/s]"
+    found = re.findall(r"\r([^\r|]+): +0%\|[^|]*\| 0/(\d+) \[[^]]*\? (\S+)/s", shown.getvalue())
+    return {name: f"{count} {unit}" for name, count, unit in found}
 
 
 def close(left: Any, right: Any) -> bool:

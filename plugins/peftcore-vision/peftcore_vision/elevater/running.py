@@ -40,8 +40,9 @@ def begin(
     if (bare.data.get("task") or {}).get("type") != "elevater":
         raise ConfigError(f"{document.file}: task.type is elevater for the benchmark.")
     jobs = {name: job_of(_of(bare, {"task.dataset": name})) for name in section.datasets}
-    for job in jobs.values():
-        rehearse([job])
+    for name, job in jobs.items():
+        with progress.doing(f"rehearsing {name}"):
+            rehearse([job])
     first = next(iter(jobs.values())).recipe
     folder = rundir.create(output or first.output, first.name)
     rundir.write_config(folder, document.data)
