@@ -9,13 +9,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded
-from peftcore_train.data import Columns, Row
+from peftcore_train.data import Columns, Row, located
 from peftcore_train.task import Batch, Features, inner
 from peftcore_train.tasks.labels import LabelsConfig
 from peftcore_train.tasks.one_file import OneFile
 from peftcore_vision.answers import OneImageLabel, SeveralImageLabels
 from peftcore_vision.clip_head import ClipClassifier, embeddings_of
-from peftcore_vision.files import located
 from peftcore_vision.groups import Cuts, Groups
 from peftcore_vision.pictures import Views, opened
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from peftcore import ConfigError, DataError
+from peftcore_train.data import content
 from peftcore_vision.dicom import Window, is_dicom, pixels_of
-from peftcore_vision.files import content
 
 #: Deepest value of an image of 16 bits, over that of 8.
 _SIXTEEN_TO_EIGHT = 257

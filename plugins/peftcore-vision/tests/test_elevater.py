@@ -18,7 +18,10 @@ from torch.nn import functional as F
 import peftcore
 from peftcore import ConfigError, DataError, backbone_named, installed
 from peftcore.testing import CommandContract, run_in_process
-from peftcore_train.data import Row
+from peftcore_train.data import Row, content, located
+from peftcore_train.profile.repeated import repeated
+from peftcore_train.schema import DataSection
+from peftcore_train.testing import bars_of
 from peftcore_vision.elevater.benchmark import (
     STRENGTHS,
     best_rate,
@@ -29,7 +32,7 @@ from peftcore_vision.elevater.catalogue import DATA_SETS
 from peftcore_vision.elevater.layout import read_index
 from peftcore_vision.elevater.running import summary
 from peftcore_vision.elevater.sampling import few_shots, held_out
-from peftcore_vision.files import content, located
+from peftcore_vision.elevater.task import Elevater, ElevaterConfig
 
 
 class TestCommand(CommandContract):
@@ -306,3 +309,33 @@ def test_the_benchmark_sweeps_trains_and_scores_with_kadaptation_on_clip(root, c
     recipe.write_text(yaml.safe_dump(content))
     done = run_in_process("check", recipe)
     assert "'eurosat' is not a data set of ELEVATER. Did you mean eurosat_clip?" in done.stderr
+
+
+def test_looking_at_images_in_zip_files_and_comparing_them_are_told(root):
+    document = {"source": str(root)}
+    task = Elevater(ElevaterConfig(dataset="eurosat_clip"))
+    rows = task.read(DataSection.model_validate(document), "test")
+    assert bars_of(lambda: task.check(rows)) == {"looking at files": "20 files"}
+    compared = bars_of(lambda: repeated({"test": rows}, task.columns()))
+    assert compared == {"comparing test": "20 rows"}
+
+
+def test_an_image_of_training_that_is_tested_too_is_found_inside_zip_files(tmp_path):
+    place, chance = tmp_path / DATA_SETS["eurosat_clip"].folder, np.random.default_rng(0)
+    place.mkdir()
+    shades = [png(24 * (i % 10), chance) for i in range(70)]
+    (place / "labels.txt").write_text("\n".join("abcdefghij"))
+    for split, found in (("train", shades), ("test", [*shades[10:13], png(99, chance)])):
+        with zipfile.ZipFile(place / f"{split}.zip", "w") as images:
+            for i, shade in enumerate(found):
+                images.writestr(f"{i}.png", shade)
+        lines = [f"{split}.zip@{i}.png {i % 10}" for i in range(len(found))]
+        (place / f"{split}.txt").write_text("\n".join(lines))
+    task = Elevater(ElevaterConfig(dataset="eurosat_clip", shots=None, whole=True))
+    data = DataSection(source=str(tmp_path))
+    rows = {split: task.read(data, split) for split in ("train", "test")}
+    found = repeated(rows, task.columns())
+    assert found.between == {"test in train": {"exact": 3, "normalised": 3}}
+    leaks = {one.where: one.what for one in found.findings if one.kind == "leak"}
+    assert set(leaks) == {"test.txt:1", "test.txt:2", "test.txt:3"}
+    assert "stands in train too, as train.txt:12" in leaks["test.txt:2"]

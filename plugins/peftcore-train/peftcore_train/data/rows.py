@@ -70,7 +70,8 @@ class Columns:
         inputs: columns that a row to predict has; rows are the same where these are.
         answers: columns that only a row with its answer has.
         label: the answer that is one of few labels, which a split keeps in proportion.
-        files: whether the inputs name files, which are the same where their bytes are.
+        files: whether the inputs name files or members of zip files, which are the same where their
+            bytes are.
     """
 
     inputs: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from peftcore import DataError, nearest, resolve_source
-from peftcore_train.data import Columns, Row
+from peftcore_train.data import Row
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.tasks.labels import Labels
 from peftcore_vision.classification import ImageClassification, ImageClassificationConfig
@@ -50,10 +50,6 @@ class Elevater(ImageClassification):
         super().__init__(config.model_copy(update={"multi_label": several}))
         self.default_metric = METRICS[self.data_set.metric]
         self._given = config.labels is not None
-
-    def columns(self) -> Columns:
-        """Return the columns; images inside zip files are compared by their place."""
-        return replace(super().columns(), files=False)
 
     def read(
         self, data: DataSection, split: Split, problems: list[DataError] | None = None
