@@ -108,14 +108,15 @@ from peftcore.registry.hookspecs import hookimpl as hookimpl
 from peftcore.registry.installed import (
     installed as installed,
     register as register,
-    resolve_source as resolve_source,
 )
 from peftcore.registry.references import resolve as resolve
+from peftcore.registry.sources import resolve_source as resolve_source
 from peftcore.registry.specs import (
     BackboneSpec as BackboneSpec,
     CommandSpec as CommandSpec,
     ExecutorSpec as ExecutorSpec,
     FeatureSpec as FeatureSpec,
+    FormatSpec as FormatSpec,
     LayerSpec as LayerSpec,
     MethodSpec as MethodSpec,
     SourceSpec as SourceSpec,

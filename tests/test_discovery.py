@@ -125,6 +125,16 @@ BROKEN = {
         "    return SourceSpec('x/y', 'weights', 'X.', 'MIT', 'a:b')",
         "kind='weights' of SourceSpec is neither 'model' nor 'data'",
     ),
+    "reader-and-column": (
+        "from peftcore import FormatSpec, hookimpl\n@hookimpl\n"
+        "def peftcore_register_formats():\n    return FormatSpec('.x', 'X.', 'a:b', column='c')",
+        ".x of FormatSpec has a reader or a column, one of them",
+    ),
+    "no-ending": (
+        "from peftcore import FormatSpec, hookimpl\n@hookimpl\n"
+        "def peftcore_register_formats():\n    return FormatSpec('h5ad', 'X.', 'a:b')",
+        "ending='h5ad' of FormatSpec is not like '.h5ad'",
+    ),
 }  # fmt: skip
 
 
@@ -296,7 +306,7 @@ def test_the_json_of_list_is_the_same_each_time(strangers: Strangers) -> None:
     assert one == two
     found = json.loads(one)
     assert list(found) == [
-        "methods", "backbones", "tasks", "sources", "commands", "executors", "plugins",
+        "methods", "backbones", "tasks", "sources", "formats", "commands", "executors", "plugins",
     ]  # fmt: skip
     for kind in list(found)[:-1]:
         assert names(found[kind]) == sorted(names(found[kind]))

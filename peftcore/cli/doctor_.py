@@ -8,7 +8,7 @@ import click
 
 from peftcore.cli._tables import print_json, table
 from peftcore.errors import PluginError, nearest
-from peftcore.registry.checking import REFERENCE_FIELDS
+from peftcore.registry.checking import KINDS, REFERENCE_FIELDS
 from peftcore.registry.choices import DISABLE, disabled_plugins
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
@@ -63,7 +63,7 @@ def _check_references() -> list[dict[str, str]]:
 
     found = installed()
     problems = []
-    for kind in ("methods", "backbones", "tasks", "sources", "layers", "commands", "executors"):
+    for kind in KINDS:
         for name, spec in getattr(found, kind).items():
             for field in REFERENCE_FIELDS:
                 reference = getattr(spec, field, None)

@@ -5,7 +5,7 @@ import click
 from peftcore.cli._tables import print_json, table
 from peftcore.registry.installed import installed
 
-_KINDS = ("methods", "backbones", "tasks", "sources", "commands", "executors")
+_KINDS = ("methods", "backbones", "tasks", "sources", "formats", "commands", "executors")
 
 
 @click.command("list")

@@ -17,7 +17,8 @@ from peftcore.model.layers import LayerInfo, layer_of
 from peftcore.model.loaded import Loaded
 from peftcore.model.roles import check_role
 from peftcore.model.walk import CONTAINER, argument_names
-from peftcore.registry.installed import installed, resolve_source
+from peftcore.registry.installed import installed
+from peftcore.registry.sources import resolve_source
 
 
 class Backbone:

@@ -12,6 +12,7 @@ from peftcore.registry.specs import (
     CommandSpec,
     ExecutorSpec,
     FeatureSpec,
+    FormatSpec,
     LayerSpec,
     MethodSpec,
     SourceSpec,
@@ -26,17 +27,19 @@ KINDS: dict[str, type] = {
     "backbones": BackboneSpec,
     "tasks": TaskSpec,
     "sources": SourceSpec,
+    "formats": FormatSpec,
     "layers": LayerSpec,
     "commands": CommandSpec,
     "executors": ExecutorSpec,
 }
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TYPE = re.compile(r"[A-Za-z_][\w.*]*:[A-Za-z_*][\w*]*")
+_ENDING = re.compile(r"(\.[a-z0-9]+)+")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]*")
 #: Fields of specs that hold a reference.
 REFERENCE_FIELDS = (
     "found", "config", "method", "backbone", "task", "model", "resolve", "layer", "command",
-    "plans", "merges", "function", "executor",
+    "plans", "merges", "function", "executor", "reader",
 )  # fmt: skip
 
 
@@ -99,6 +102,12 @@ def _name_of(spec: Spec) -> str:
         if not _TYPE.fullmatch(spec.type):
             raise PluginError(f"type={spec.type!r} of LayerSpec is not 'package.module:Class'")
         return spec.type
+    if isinstance(spec, FormatSpec):
+        if not _ENDING.fullmatch(spec.ending):
+            raise PluginError(f"ending={spec.ending!r} of FormatSpec is not like '.h5ad'")
+        if bool(spec.reader) == bool(spec.column):
+            raise PluginError(f"{spec.ending} of FormatSpec has a reader or a column, one of them")
+        return spec.ending
     if isinstance(spec, SourceSpec) and spec.kind not in ("model", "data"):
         raise PluginError(f"kind={spec.kind!r} of SourceSpec is neither 'model' nor 'data'")
     if not _NAME.fullmatch(spec.name):

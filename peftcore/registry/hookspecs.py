@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         CommandSpec,
         ExecutorSpec,
         FeatureSpec,
+        FormatSpec,
         LayerSpec,
         MethodSpec,
         SourceSpec,
@@ -50,6 +51,10 @@ class Discovery:
     @hookspec
     def peftcore_register_sources(self) -> SourceSpec | Iterable[SourceSpec]:
         """Return named weights and data that a recipe can use as ``source`` or ``data``."""
+
+    @hookspec
+    def peftcore_register_formats(self) -> FormatSpec | Iterable[FormatSpec]:
+        """Return formats of files that hold rows of data, or are rows themselves."""
 
     @hookspec
     def peftcore_register_layers(self) -> LayerSpec | Iterable[LayerSpec]:

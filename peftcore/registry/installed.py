@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from importlib.metadata import EntryPoint
@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from peftcore.errors import ConfigError, PluginError, UnknownName, nearest
+from peftcore.errors import PluginError, UnknownName, nearest
 from peftcore.registry.checking import KINDS, checked, implemented_hooks
 from peftcore.registry.choices import (
     DISABLE,
@@ -32,6 +32,7 @@ from peftcore.registry.specs import (
     CommandSpec,
     ExecutorSpec,
     FeatureSpec,
+    FormatSpec,
     LayerSpec,
     MethodSpec,
     SourceSpec,
@@ -51,7 +52,8 @@ class Registry:
 
     Attributes:
         records: one record for each entry point, by name.
-        features, methods, backbones, tasks, sources, layers, commands, executors: specs by name.
+        features, methods, backbones, tasks, sources, formats, layers, commands, executors: specs by
+            name.
     """
 
     def __init__(self) -> None:
@@ -91,6 +93,11 @@ class Registry:
     def sources(self) -> Mapping[str, SourceSpec]:
         """Source specs by name."""
         return MappingProxyType(self._specs["sources"])
+
+    @property
+    def formats(self) -> Mapping[str, FormatSpec]:
+        """Specs of formats of data by ending."""
+        return MappingProxyType(self._specs["formats"])
 
     @property
     def layers(self) -> Mapping[str, LayerSpec]:
@@ -376,25 +383,3 @@ def register(*plugin: object, name: str = "") -> PluginRecord:
         PluginError: it cannot be used; the sentence says why.
     """
     return installed().register(*plugin, name=name)
-
-
-def resolve_source(name: str, kind: str) -> Any:
-    """Return the local path of a named source, or None when the name is not a source's.
-
-    Args:
-        name: ``samples/minilm``, or anything else, such as a path.
-        kind: ``"model"`` or ``"data"``.
-    """
-    spec = installed().sources.get(name)
-    if spec is None:
-        prefixes = {known.split("/")[0] for known in installed().sources if "/" in known}
-        if name.split("/")[0] in prefixes | {"samples"} and "/" in name:
-            from pathlib import Path
-
-            if not Path(name).exists():
-                installed().find("sources", name)
-        return None
-    if spec.kind != kind:
-        raise ConfigError(f"source {name!r} is {spec.kind}, not {kind}.")
-    function: Callable[[], Any] = installed().resolve("sources", name, "resolve")
-    return function()

@@ -114,6 +114,21 @@ class SourceSpec(NamedTuple):
     """
 
 
+class FormatSpec(NamedTuple):
+    """A format of files of data, told by how their names end; it has a reader or a column."""
+
+    ending: str
+    """As files are named: ``.h5ad``."""
+    summary: str
+    """One line for ``peftcore list``."""
+    reader: str = ""
+    """Reference to a function of a ``pathlib.Path`` that yields the rows of a file, and an error in
+    the place of what is none."""
+    column: str = ""
+    """Where a file is one row, as an image is, the column of its path; such files lie in folders
+    that are named after their labels."""
+
+
 class LayerSpec(NamedTuple):
     """A layer type that the core does not know: a transposed linear, a quantised one."""
 
@@ -172,6 +187,7 @@ Spec = (
     | BackboneSpec
     | TaskSpec
     | SourceSpec
+    | FormatSpec
     | LayerSpec
     | CommandSpec
     | ExecutorSpec

@@ -14,7 +14,8 @@ import pytest
 
 from peftcore.errors import ConfigError
 from peftcore.model.backbones import backbone_named
-from peftcore.registry.installed import installed, resolve_source
+from peftcore.registry.installed import installed
+from peftcore.registry.sources import resolve_source
 from peftcore.testing.refusals import refused
 
 

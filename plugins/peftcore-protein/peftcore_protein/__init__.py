@@ -1,6 +1,6 @@
 """Protein language models: ESM-2, protein heads, plain sequences to tokens."""
 
-from peftcore import BackboneSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, FormatSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -33,4 +33,14 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_protein.tasks:ProteinSymmetry",
             model="peftcore_train.planning:model_of",
         ),
+    ]
+
+
+@hookimpl
+def peftcore_register_formats() -> list[FormatSpec]:
+    """Return FASTA under the endings that it has."""
+    reader = "peftcore_protein.fasta:fasta"
+    return [
+        FormatSpec(ending, "Sequences, each behind a header.", reader)
+        for ending in (".fasta", ".fa", ".faa")
     ]

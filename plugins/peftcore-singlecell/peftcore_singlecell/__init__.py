@@ -1,6 +1,6 @@
 """Single cells: scBERT, the annotation of cell types, and masked expression."""
 
-from peftcore import BackboneSpec, CommandSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, CommandSpec, FormatSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -32,6 +32,16 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_singlecell.masked:MaskedExpression",
         ),
     ]
+
+
+@hookimpl
+def peftcore_register_formats() -> FormatSpec:
+    """Return the format of anndata, whose observations are rows."""
+    return FormatSpec(
+        ending=".h5ad",
+        summary="Annotated cells: a row of obs each; the matrix stays on disk.",
+        reader="peftcore_singlecell.annotated:h5ad",
+    )
 
 
 @hookimpl

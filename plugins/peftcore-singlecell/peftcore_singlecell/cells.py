@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftcore import DataError, nearest
-from peftcore_train.data import frame_of
+from peftcore_singlecell.annotated import frame_of
 
 #: Rows that are read at once where one soon after another is asked for, and what soon is.
 _BLOCK, _NEAR = 256, 16

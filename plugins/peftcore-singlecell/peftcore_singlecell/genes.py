@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftcore import ConfigError, DataError
-from peftcore_train.data import decoded, frame_of
+from peftcore_singlecell.annotated import frame_of
+from peftcore_train.data import decoded
 
 #: File of a backbone's folder that lists its genes in order, one a line.
 GENES = "genes.txt"

@@ -18,8 +18,8 @@ from anndata import io
 from scipy.sparse import csr_matrix
 
 from peftcore import DataError
+from peftcore_singlecell.annotated import frame_of
 from peftcore_singlecell.cells import Cells, is_by_genes, place_of, symbols_of
-from peftcore_train.data import frame_of
 
 #: Cells of a part, and lines of a matrix that are read at once.
 _CELLS, _LINES = 500, 2_000_000

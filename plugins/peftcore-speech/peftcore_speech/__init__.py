@@ -1,6 +1,6 @@
 """Speech models: WavLM, wav2vec 2.0, HuBERT, Whisper."""
 
-from peftcore import BackboneSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, FormatSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -60,4 +60,13 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             config="peftcore_speech.recognition:SpeechRecognitionConfig",
             task="peftcore_speech.recognition:SpeechRecognition",
         ),
+    ]
+
+
+@hookimpl
+def peftcore_register_formats() -> list[FormatSpec]:
+    """Return the files that are recordings, each a row of a folder."""
+    return [
+        FormatSpec(ending, "A recording.", column="audio")
+        for ending in (".wav", ".flac", ".ogg", ".mp3")
     ]

@@ -1,6 +1,6 @@
 """Training, evaluation and prediction from recipes."""
 
-from peftcore import CommandSpec, ExecutorSpec, TaskSpec, hookimpl
+from peftcore import CommandSpec, ExecutorSpec, FormatSpec, TaskSpec, hookimpl
 
 
 @hookimpl
@@ -63,6 +63,21 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             config="peftcore_train.tasks.preference:PreferenceConfig",
             task="peftcore_train.tasks.preference:Preference",
         ),
+    ]
+
+
+@hookimpl
+def peftcore_register_formats() -> list[FormatSpec]:
+    """Return formats of rows that belong to no field; all but parquet may be gzip."""
+    here = "peftcore_train.data"
+    return [
+        FormatSpec(".jsonl", "One object of JSON a line.", f"{here}.formats:of_json"),
+        FormatSpec(
+            ".csv", "A table with a header, commas and quotes.", f"{here}.formats:of_commas"
+        ),
+        FormatSpec(".tsv", "A table with a header and tabs.", f"{here}.formats:of_tabs"),
+        FormatSpec(".txt", "One text a line.", f"{here}.formats:of_lines"),
+        FormatSpec(".parquet", "A table in columns, through pyarrow.", f"{here}.tables:parquet"),
     ]
 
 

@@ -24,9 +24,9 @@ class DataSection(Strict):
 
     source: PathText = Field(
         description="A folder of train, validation and test files (.jsonl, .csv, .tsv, .parquet,"
-        " .txt, .fasta, .h5ad) or folders (of images, of sound, saved by datasets), one file with a"
-        " column `split`, one that `split` divides, or a named source such as"
-        " `samples/movie-sentiment`.",
+        " .txt, or what plugins read, see `peftcore list formats`) or folders (of files such as"
+        " images, saved by datasets), one file with a column `split`, one that `split` divides, or"
+        " a named source such as `samples/movie-sentiment`.",
     )
     files: dict[Split, PathText] = Field(
         {}, description="File of a split, where it is not named after the split."

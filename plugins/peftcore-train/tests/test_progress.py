@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from peftcore import FormatSpec, installed
 from peftcore_train import progress as module
 from peftcore_train.data import read_rows
 from peftcore_train.progress import Progress, going_over, remaining
@@ -89,29 +90,34 @@ def test_counted_work_shows_a_bar_on_a_terminal_and_lines_elsewhere(hurried, mon
 
 
 def test_readers_say_how_many_are_left_to_whoever_tells_of_them(hurried, capsys):
-    def read(most: float) -> list[int]:
-        began, out = time.monotonic(), []
+    def read(most: float) -> str:
+        """Go over rows, and return what is said from the first to the last."""
+        began, seen = time.monotonic(), 0
         for i in going_over(range(40), "listing"):
-            out += [i, *going_over(range(2), "looking")]
+            if i == 0:
+                capsys.readouterr()
+            seen += len([*going_over(range(2), "looking")])
             while i == 20 and time.monotonic() - began < most:
                 pass
-        return out
+            said = capsys.readouterr().err if i == 39 else ""
+        assert seen == 80
+        return said
 
-    assert len(read(0)) == 120 and capsys.readouterr().err == ""
+    assert read(0) == ""
     with Progress().doing("reading"):
-        read(0.1)
-    said = capsys.readouterr().err
+        said = read(0.1)
     # while some are counted, that the whole goes on is not said besides
     assert re.search(r"listing: 2\d of 40 rows, 0:00 left\n", said)
     assert "s ..." not in said and "looking" not in said
-    assert said.splitlines()[-1].startswith("reading: ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("reading: ")
 
 
 def test_a_folder_of_files_is_listed_behind_a_bar(tmp_path):
     for i in range(3):
         (tmp_path / "dog").mkdir(exist_ok=True)
-        (tmp_path / "dog" / f"{i}.png").touch()
-    bars = bars_of(lambda: read_rows(tmp_path))
+        (tmp_path / "dog" / f"{i}.draw").touch()
+    with installed().with_plugin(FormatSpec(".draw", "A drawing.", column="drawing")):
+        bars = bars_of(lambda: read_rows(tmp_path))
     assert bars == {f"listing {tmp_path.name}": "4 files"}
 
 

@@ -2,16 +2,17 @@
 
 import gzip
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from peftcore import DataError
-from peftcore_train.data import Columns, read_all, read_rows, read_split
+from peftcore import DataError, FormatSpec, installed
+from peftcore_train.data import Columns, Found, Row, read_all, read_rows, read_split
 from peftcore_train.schema import SPLITS, DataSection
 
-FASTA = ">P1 one protein\nEVQL\nVESG\n;a remark\n\n>P2\nKRLW*\n"
 BY_TEXT = Columns(("text",), ("label",), "label")
 
 
@@ -31,27 +32,6 @@ def test_lines_of_text_are_rows(suffix, tmp_path):
     path.write_bytes(gzip.compress(raw) if suffix else raw)
     assert values(path) == [{"text": "one line"}, {"text": "two"}]
     assert read_rows(path)[1].where == f"notes.txt{suffix}:4"
-
-
-@pytest.mark.parametrize("suffix", ["fasta", "fa", "faa"])
-def test_records_of_fasta_are_rows_where_their_header_stands(suffix, tmp_path):
-    path = tmp_path / f"p.{suffix}"
-    path.write_text(FASTA)
-    assert values(path) == [
-        {"id": "P1", "description": "one protein", "sequence": "EVQLVESG"},
-        {"id": "P2", "description": "", "sequence": "KRLW*"},
-    ]
-    assert [row.where for row in read_rows(path)] == [f"p.{suffix}:1", f"p.{suffix}:6"]
-
-
-def test_labels_of_fasta_are_joined_by_id(tmp_path):
-    (tmp_path / "p.fasta").write_text(FASTA + ">P3\nAAA\n")
-    (tmp_path / "labels.tsv").write_text("id\tkind\tsplit\nP2\tb\ttrain\nP1\ta\ttest\n")
-    data = DataSection(source=str(tmp_path / "p.fasta"), labels="labels.tsv")
-    problems: list[DataError] = []
-    (row,) = read_split(data, "train", problems=problems)
-    assert (row.column("sequence"), row.column("kind"), row.where) == ("KRLW*", "b", "p.fasta:6")
-    assert [str(one) for one in problems] == ["p.fasta:8: labels.tsv has no id 'P3'."]
 
 
 def test_parquet_and_saved_datasets_are_read_with_names_of_classes(tmp_path):
@@ -77,22 +57,64 @@ def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path, monkeypatch
         read_rows(tmp_path / "rows.parquet")
 
 
-def test_folders_of_labels_are_rows_of_files(tmp_path):
+@pytest.fixture
+def drawings(monkeypatch):
+    """Have formats of a plugin: a drawing is a row, and an album holds a row a line."""
+    monkeypatch.setitem(sys.modules, "drawings", SimpleNamespace(album=album))
+    specs = (
+        FormatSpec(".draw", "A drawing.", column="drawing"),
+        FormatSpec(".album", "Drawings.", reader="drawings:album"),
+    )
+    with installed().with_plugin(*specs):
+        yield
+
+
+def album(path: Path) -> Found:
+    """Read a line for each drawing."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"{path.name}:{number}"
+        yield Row({"drawing": line}, where) if line else DataError(f"{where}: no drawing.")
+
+
+def test_folders_of_labels_are_rows_of_files(tmp_path, drawings):
     for split in ("train", "val", "test"):
         for label in ("cat", "dog"):
             folder = tmp_path / split / label
             folder.mkdir(parents=True)
-            (folder / "1.png").write_bytes(split.encode())
+            (folder / "1.DRAW").write_bytes(split.encode())
             (folder / ".DS_Store").touch()
     found = split_of(tmp_path)
     assert found["validation"] == [
-        {"image": "cat/1.png", "label": "cat"}, {"image": "dog/1.png", "label": "dog"},
+        {"drawing": "cat/1.DRAW", "label": "cat"}, {"drawing": "dog/1.DRAW", "label": "dog"},
     ]  # fmt: skip
     (row, _) = read_rows(tmp_path / "val")
-    assert row.where == "val/cat/1.png" and row.path("image").read_bytes() == b"val"
+    assert row.where == "val/cat/1.DRAW" and row.path("drawing").read_bytes() == b"val"
     (tmp_path / "val" / "cat" / "Thumbs.db").touch()
     _, (problem,) = read_all(tmp_path / "val")
-    assert "val/cat/Thumbs.db: the suffix is of no image" in str(problem)
+    assert "val/cat/Thumbs.db: it ends in .db, and no file of such a format is a row" in str(
+        problem
+    )
+
+
+def test_a_plugin_brings_a_format_and_one_that_nothing_reads_is_named(tmp_path, drawings):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.album").write_text(f"{split}\n\n")
+    rows, (problem,) = read_all(tmp_path / "test.album")
+    assert rows[0].column("drawing") == "test" and str(problem) == "test.album:2: no drawing."
+    with pytest.raises(DataError, match=r"^train\.album:2: no drawing"):
+        split_of(tmp_path)
+    for name, sentence in (
+        ("1.draw", r"1\.draw: a file that ends in \.draw is a row by itself; name its folder"),
+        ("rows.albun", r"unknown format '\.albun'\. Did you mean \.album\?"),
+        ("rows", r"rows: its name ends in none of .*\.jsonl"),
+    ):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=sentence):
+            read_rows(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.db").touch()
+    with pytest.raises(DataError, match=r"without files that are rows: unknown format '\.db'"):
+        read_rows(tmp_path / "folder")
 
 
 def test_every_line_that_is_none_is_told_at_once(tmp_path):
@@ -144,32 +166,3 @@ def test_a_path_that_leads_nowhere_is_named_with_the_nearest_file(tmp_path):
         missing.path("image")
     with pytest.raises(DataError, match=r"rows.csv:3: .*a folder.$"):
         folder.path("image")
-
-
-def test_observations_of_an_h5ad_are_rows_and_its_matrix_is_not_read(tmp_path):
-    anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
-    h5py = pytest.importorskip("h5py")
-    index = pandas.Index(["c0", "c1"], dtype=object)
-    kinds = pandas.CategoricalDtype(pandas.Index(["a", "b"], dtype=object))
-    obs = pandas.DataFrame(
-        {"kind": pandas.Categorical(["b", None], dtype=kinds), "n": [3, 4], "x": [0.5, None]},
-        index=index,
-    )
-    path = tmp_path / "cells.h5ad"
-    genes = pandas.DataFrame(index=pandas.Index(["g"], dtype=object))
-    anndata.AnnData(pandas.DataFrame([[1.0], [2.0]]).to_numpy(), obs, genes).write_h5ad(path)
-    first, second = read_rows(path)
-    at = {"cells": "cells.h5ad", "folder": str(tmp_path)}
-    assert dict(first.values) == {"cells": at["cells"], "cell": "c0", "kind": "b", "n": 3, "x": 0.5}
-    assert dict(second.values) == {
-        **dict(first.values),
-        "cell": "c1",
-        "kind": None,
-        "n": 4,
-        "x": None,
-    }
-    assert (second.where, second.folder) == ("cells.h5ad:2", at["folder"])
-    with h5py.File(path, "a") as file:
-        del file["obs"]
-    with pytest.raises(DataError, match=r"cells\.h5ad: not readable as \.h5ad: it has no obs"):
-        read_rows(path)

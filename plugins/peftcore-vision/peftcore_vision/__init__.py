@@ -1,6 +1,6 @@
 """Image models: timm's, CLIP's image tower, and models of images and language."""
 
-from peftcore import BackboneSpec, CommandSpec, LayerSpec, TaskSpec, hookimpl
+from peftcore import BackboneSpec, CommandSpec, FormatSpec, LayerSpec, TaskSpec, hookimpl
 
 _VISION_LANGUAGE = (
     "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
@@ -107,3 +107,13 @@ def peftcore_register_commands() -> CommandSpec:
 def peftcore_register_layers() -> LayerSpec:
     """Return the handler of timm's convolution with the padding of TensorFlow."""
     return LayerSpec("timm.layers.conv2d_same:Conv2dSame", "peftcore_vision.layers:SamePadded")
+
+
+@hookimpl
+def peftcore_register_formats() -> list[FormatSpec]:
+    """Return the files that are images, each a row of a folder."""
+    images = [
+        FormatSpec(ending, "An image.", column="image")
+        for ending in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    ]
+    return [*images, FormatSpec(".dcm", "A DICOM image, through pydicom.", column="image")]

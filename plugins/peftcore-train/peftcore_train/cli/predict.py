@@ -52,11 +52,11 @@ def predict(
     progress.say(f"predicting for {source}")
 
     with progress.doing("importing torch"):
-        from peftcore_train.data import decoded, read_rows, rows_of_text
+        from peftcore_train.data import decoded, read_rows, rows_of_json
         from peftcore_train.predicted import Asked, predict_rows
 
     if source == "-":
-        rows = rows_of_text(decoded(sys.stdin.buffer.read(), "stdin"), "stdin", ".jsonl")
+        rows = rows_of_json(decoded(sys.stdin.buffer.read(), "stdin"), "stdin")
     else:
         rows = read_rows(Path(source))
     asked = Asked(overrides, probabilities=probabilities, embeddings=embeddings)

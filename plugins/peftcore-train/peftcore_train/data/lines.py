@@ -1,4 +1,4 @@
-"""Formats of text: JSON lines, tables, plain lines, FASTA.
+"""Formats of text: JSON lines, tables, plain lines.
 
 Each reader yields rows, and a :class:`DataError` in the place of a line that is none, so that all
 of them can be told at once.
@@ -7,8 +7,7 @@ of them can be told at once.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 from peftcore import DataError
 from peftcore_train.data.rows import Row
@@ -73,43 +72,6 @@ def plain(text: str, name: str) -> Found:
             yield Row({"text": line.rstrip("\r")}, f"{name}:{number}")
 
 
-def fasta(text: str, name: str) -> Found:
-    """Read records of FASTA: columns ``id``, ``description`` and ``sequence``.
-
-    A record stands where its header does. Lines that begin with ``;`` are remarks.
-    """
-    head, parts, where = "", [], ""
-    for number, line in enumerate((*text.split("\n"), ">"), 1):
-        line = line.strip()
-        if not line.startswith(">"):
-            if line and not line.startswith(";"):
-                if not where:
-                    yield DataError(f"{name}:{number}: a sequence without a header that begins >.")
-                    return
-                parts.append(line)
-            continue
-        if where:
-            identity, _, description = head.partition(" ")
-            if identity:
-                values = {"id": identity, "description": description.strip()}
-                yield Row({**values, "sequence": "".join(parts)}, where)
-            else:
-                yield DataError(f"{where}: the header names no id; write it behind the >.")
-        head, parts, where = line[1:].strip(), [], f"{name}:{number}"
-
-
-#: Readers of text by suffix; each takes the text and the file's name for messages.
-TEXT: dict[str, Callable[[str, str], Found]] = {
-    ".jsonl": jsonl,
-    ".csv": partial(table, tab=False),
-    ".tsv": partial(table, tab=True),
-    ".txt": plain,
-    ".fasta": fasta,
-    ".fa": fasta,
-    ".faa": fasta,
-}
-
-
 def decoded(raw: bytes, name: str) -> str:
     """Return the text of a file; a byte-order mark is left out.
 
@@ -141,14 +103,14 @@ def readable(raw: bytes, name: str) -> tuple[str, list[DataError]]:
     return raw.decode("utf-8-sig", "replace"), problems
 
 
-def rows_of_text(text: str, name: str, suffix: str) -> list[Row]:
-    """Return the rows of a text in the format that a suffix names.
+def rows_of_json(text: str, name: str) -> list[Row]:
+    """Return the rows of a text that has one JSON object a line.
 
     Raises:
         DataError: there are none, or a line is not readable.
     """
     rows = []
-    for found in TEXT[suffix](text, name):
+    for found in jsonl(text, name):
         if isinstance(found, DataError):
             raise found
         rows.append(found)

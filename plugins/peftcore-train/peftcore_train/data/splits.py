@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftcore import DataError, nearest, resolve_source
-from peftcore_train.data.formats import READERS, read_all, read_rows, reader_of
-from peftcore_train.data.media import is_media
+from peftcore_train.data.folders import is_of_files
+from peftcore_train.data.formats import endings, is_read, read_all, read_rows, reader_of
 from peftcore_train.data.rows import Columns, Row
 from peftcore_train.data.same import normalised
 from peftcore_train.data.tables import is_saved
@@ -78,15 +78,15 @@ def _rows(
 
 
 def _is_whole(root: Path) -> bool:
-    """Tell whether a source holds all splits in one: a file, or a folder of media of one level."""
+    """Tell whether a source holds all splits in one: a file, or a folder of files of one level."""
     if not root.is_dir():
         return root.is_file()
     named = any((root / alias).is_dir() for aliases in _ALIASES.values() for alias in aliases)
-    return is_saved(root) or (not named and not _files(root) and is_media(root))
+    return is_saved(root) or (not named and not _files(root) and is_of_files(root))
 
 
 def _files(root: Path) -> list[Path]:
-    return [path for path in root.iterdir() if path.is_file() and reader_of(path) is not None]
+    return [path for path in root.iterdir() if path.is_file() and is_read(path)]
 
 
 def _place_of(root: Path, data: DataSection, split: Split) -> Path:
@@ -98,7 +98,12 @@ def _place_of(root: Path, data: DataSection, split: Split) -> Path:
         )
     if split in data.files:
         return root / data.files[split]
-    named = [root / f"{alias}{suffix}" for alias in _ALIASES[split] for suffix in READERS]
+    named = [
+        root / f"{alias}{ending}{zipped}"
+        for alias in _ALIASES[split]
+        for ending in endings()
+        for zipped in ("", ".gz")
+    ]
     found = [path for path in named if path.is_file()]
     found += [p for a in _ALIASES[split] if (p := root / a).is_dir() and reader_of(p) is not None]
     if len(found) == 1:

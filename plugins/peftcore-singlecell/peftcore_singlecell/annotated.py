@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import anndata
+import h5py
+from anndata import io
+
 from peftcore import DataError
-from peftcore_train.data.lines import Found
-from peftcore_train.data.rows import Row
+from peftcore_train.data import Found, Row
 from peftcore_train.progress import going_over
 
 
@@ -69,14 +71,8 @@ def frame_of(path: Path, name: str) -> Any:
         name: ``obs``, ``var``, or ``raw/var``.
 
     Raises:
-        DataError: anndata is missing, or the file is no .h5ad, is cut off, or lacks the table.
+        DataError: the file is no .h5ad, is cut off, or lacks the table.
     """
-    try:
-        h5py, io = import_module("h5py"), import_module("anndata.io")
-    except ImportError:
-        raise DataError(
-            f"{path}: reading it needs h5ad: pip install 'peftcore-train[h5ad]'"
-        ) from None
     try:
         with h5py.File(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what older versions of the format had elsewhere
@@ -93,7 +89,7 @@ def frame_of(path: Path, name: str) -> Any:
 
 def _of_old_file(path: Path, name: str) -> Any:
     """Return a table of a file from before anndata 0.7, which keeps names of categories apart."""
-    data = import_module("anndata").read_h5ad(path, backed="r")
+    data = anndata.read_h5ad(path, backed="r")
     try:
         return data.raw.var if name == "raw/var" else getattr(data, name)
     finally:
