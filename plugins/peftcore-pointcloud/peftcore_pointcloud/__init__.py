@@ -21,7 +21,10 @@ def peftcore_register_backbones() -> list[BackboneSpec]:
             name="point-m2ae",
             summary="Point-M2AE (Zhang et al. 2022), three scales on point clouds.",
             backbone="peftcore_pointcloud.backbone:PointM2AEs",
-            matches=("peftcore_pointcloud.networks:PointM2AE",),
+            matches=(
+                "peftcore_pointcloud.networks:PointM2AE",
+                "peftcore_pointcloud.masked_scales:MaskedScales",
+            ),
             configs=("point-m2ae",),
         ),
     ]
@@ -39,7 +42,7 @@ def peftcore_register_tasks() -> list[TaskSpec]:
         ),
         TaskSpec(
             name="point-reconstruction",
-            summary="Point-MAE's pre-training: hidden groups of a cloud from those that are seen.",
+            summary="Pre-training of Point-MAE and Point-M2AE: hidden groups from the others.",
             config="peftcore_pointcloud.reconstruction:PointReconstructionConfig",
             task="peftcore_pointcloud.reconstruction:PointReconstruction",
         ),

@@ -34,12 +34,15 @@ from peftcore_pointcloud.checkpoint import (
 )
 from peftcore_pointcloud.config import PointConfig, read_config
 from peftcore_pointcloud.masked import MaskedAutoencoder
+from peftcore_pointcloud.masked_scales import MaskedScales
 from peftcore_pointcloud.networks import PointM2AE, PointNetwork, PointTransformer
 
 _OPTIONS = ("num_labels", "layout", "dtype")
 _RECONSTRUCTION = "masked-reconstruction"
 _CLASSES = 40  # of ModelNet40
+_REBUILDING = (MaskedAutoencoder, MaskedScales)
 _BLOCKS = ("**.blocks.blocks.*", "**.MAE_decoder.blocks.*")
+_SCALES = "**.{encoder_blocks,h_decoder}.*.blocks.*"
 
 
 def _in_blocks(path: str) -> tuple[str, ...]:
@@ -81,10 +84,10 @@ class PointBackbone(Backbone):
     def batch(self, model: nn.Module, rows: int = 2) -> dict[str, Any]:
         """Return random clouds; groups to hide, where the network reconstructs them."""
         config: PointConfig = model.get_submodule(self.entry(model)).config  # type: ignore[assignment]
-        groups = config.groups[0]
-        points = torch.randn(rows, 2 * max(groups, config.group_sizes[0]), 3)
+        groups = config.groups[-1]
+        points = torch.randn(rows, 2 * max(config.groups[0], config.group_sizes[0]), 3)
         batch: dict[str, Any] = {"points": points}
-        if isinstance(model.get_submodule(self.entry(model)), MaskedAutoencoder):
+        if isinstance(model.get_submodule(self.entry(model)), _REBUILDING):
             batch["hidden"] = (torch.arange(groups) % 2 == 1).expand(rows, -1)
         return {name: value.to(device_of(model)) for name, value in batch.items()}
 
@@ -99,8 +102,8 @@ class PointBackbone(Backbone):
 
         Args:
             source: file or folder.
-            head: ``none`` for pooled features, ``point-classification``, or of Point-MAE
-                ``masked-reconstruction``.
+            head: ``none`` for pooled features, ``point-classification``, or of Point-MAE and
+                Point-M2AE ``masked-reconstruction``.
             options: ``num_labels`` (the checkpoint's by default; another number starts a new
                 classifier), ``layout`` (``modelnet`` or ``scanobjectnn``: the numbers of groups,
                 which no checkpoint of a release tells), ``dtype``.
@@ -129,7 +132,7 @@ class PointBackbone(Backbone):
             tensors = {name: value.to("meta") for name, value in tensors.items()}
         else:
             model = _made(config, head)
-        whole = isinstance(model, MaskedAutoencoder)
+        whole = isinstance(model, _REBUILDING)
         fresh = fill(model, tensors if whole else encoder_of(tensors), source)
         return Loaded(model.to(dtype=_dtype(options)).eval(), None, fresh, source)
 
@@ -164,7 +167,7 @@ class PointBackbone(Backbone):
         self._check(head, {})
         labels = 5 if head == self.heads[0] else 0
         config = PointConfig(**self.small).with_(num_labels=labels)
-        if head == _RECONSTRUCTION:
+        if head == _RECONSTRUCTION and config.model_type == "point-bert":
             config = config.with_(model_type="point-mae")
         return _made(config, head).eval()
 
@@ -254,18 +257,19 @@ class PointM2AEs(PointBackbone):
     """Point-M2AE, Zhang et al. 2022: three scales of growing width, each with blocks of its own."""
 
     model_types = ("point-m2ae",)
+    heads = ("point-classification", _RECONSTRUCTION)
     roles = {
         "x-groups": "**.group_dividers.*",
         "embeddings": "**.token_embed.*",
-        "embeddings.position": "**.encoder_pos_embeds.*.{0,2}",
-        "block": "**.encoder_blocks.*.blocks.*",
-        "attention": "**.encoder_blocks.*.blocks.*.attn",
-        "attention.qkv": "**.encoder_blocks.*.blocks.*.attn.qkv",
-        "attention.output": "**.encoder_blocks.*.blocks.*.attn.proj",
-        "mlp": "**.encoder_blocks.*.blocks.*.mlp",
-        "mlp.up": "**.encoder_blocks.*.blocks.*.mlp.fc1",
-        "mlp.down": "**.encoder_blocks.*.blocks.*.mlp.fc2",
-        "head": "**.cls_head_finetune.*",
+        "embeddings.position": "**.{encoder_pos_embeds,decoder_pos_embeds}.*.{0,2}",
+        "block": _SCALES,
+        "attention": f"{_SCALES}.attn",
+        "attention.qkv": f"{_SCALES}.attn.qkv",
+        "attention.output": f"{_SCALES}.attn.proj",
+        "mlp": f"{_SCALES}.mlp",
+        "mlp.up": f"{_SCALES}.mlp.fc1",
+        "mlp.down": f"{_SCALES}.mlp.fc2",
+        "head": ("**.cls_head_finetune.*", "**.rec_head"),
     }
     layouts = {
         "modelnet": {"group_sizes": (16, 8, 8), "wide_head": False},
@@ -274,24 +278,28 @@ class PointM2AEs(PointBackbone):
     small = {
         "model_type": "point-m2ae", "widths": (24, 32, 48), "depths": (1, 1, 1), "heads": 4,
         "groups": (16, 12, 8), "group_sizes": (8, 4, 4), "radii": (0.8, 1.6, 0.0),
-        "drop_path_rate": 0.0,
+        "drop_path_rate": 0.0, "decoder_depth": 1,
     }  # fmt: skip
     configs = {
         "point-m2ae": {
             "model_type": "point-m2ae", "widths": (96, 192, 384), "depths": (5, 5, 5),
             "groups": (512, 256, 64), "group_sizes": (16, 8, 8), "radii": (0.32, 0.64, 1.28),
+            "decoder_depth": 1,
         },
     }  # fmt: skip
 
 
 def _made(config: PointConfig, head: str) -> PointNetwork:
     if head == _RECONSTRUCTION:
-        if config.model_type != "point-mae":
+        if config.model_type == "point-bert":
             raise ConfigError(
-                f"{config.model_type} is not pre-trained by reconstructing groups here; {head} is"
-                " Point-MAE's."
+                f"{head}: Point-BERT is pre-trained to predict the tokens of a discrete variational"
+                " autoencoder (dVAE), which is trained before it and is not here. Tune its released"
+                " weights, or pre-train point-mae or point-m2ae, which reconstruct points."
             )
-        return MaskedAutoencoder(config)
+        return (
+            MaskedScales(config) if config.model_type == "point-m2ae" else MaskedAutoencoder(config)
+        )
     return PointM2AE(config) if config.model_type == "point-m2ae" else PointTransformer(config)
 
 

@@ -24,7 +24,7 @@ class PointConfig:
         encoder_dims: width of what Point-BERT's PointNet returns.
         drop_path_rate: share of dropped branches in the last block, in training.
         wide_head: Point-M2AE's head sees mean and maximum side by side, not their sum.
-        decoder_depth: blocks of the decoder of masked reconstruction.
+        decoder_depth: blocks of the decoder of masked reconstruction, of each of its scales.
         num_labels: classes; 0 without a classifier.
         labels: names of the classes, where a task has told them.
     """

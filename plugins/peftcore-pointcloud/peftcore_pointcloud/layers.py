@@ -196,3 +196,11 @@ def draw(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def draw_decoder(module: nn.Module) -> None:
+    """Start a layer of a decoder as the releases do: Xavier's weights, biases of zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,5 +1,7 @@
 """Point-MAE's pre-training: groups that are hidden are reconstructed from those that are not."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,10 +12,25 @@ from peftcore_pointcloud.layers import (
     Grouping,
     PointNet,
     draw,
+    draw_decoder,
     position_network,
     rising,
 )
 from peftcore_pointcloud.networks import POINTNET, POSITION, PointNetwork
+
+
+class Rebuilt(NamedTuple):
+    """Hidden groups of a batch, one behind the other.
+
+    Attributes:
+        made: [H, M, 3], as they are reconstructed.
+        given: [H, K, 3], as they are.
+        rows: [H], the row that each is of.
+    """
+
+    made: Tensor
+    given: Tensor
+    rows: Tensor
 
 
 class MaskedEncoder(nn.Module):
@@ -36,11 +53,7 @@ class MaskedDecoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in drop_paths)
         self.norm = nn.LayerNorm(width)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.apply(draw_decoder)
 
     def forward(self, x: Tensor, position: Tensor, hidden: int) -> Tensor:
         """Return the last ``hidden`` tokens, [B, hidden, d]."""
@@ -64,8 +77,8 @@ class MaskedAutoencoder(PointNetwork):
         self.increase_dim = nn.Sequential(nn.Conv1d(width, 3 * size, 1))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, points: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hidden groups as they are reconstructed, and as they are, [B, H, M, 3].
+    def forward(self, points: Tensor, hidden: Tensor) -> Rebuilt:
+        """Return the hidden groups as they are reconstructed, and as they are.
 
         Args:
             points: [B, N, 3].
@@ -85,8 +98,8 @@ class MaskedAutoencoder(PointNetwork):
         x = torch.cat([seen, self.mask_token.expand(rows, count, -1)], 1)
         position = self.decoder_pos_embed(torch.cat([seen_centres, hidden_centres], 1))
         made = self.increase_dim(self.MAE_decoder(x, position, count).transpose(1, 2))
-        made = made.transpose(1, 2).reshape(rows, count, -1, 3)
-        return made, groups.neighbours[hidden].view(made.shape)
+        made = made.transpose(1, 2).reshape(rows * count, -1, 3)
+        return Rebuilt(made, groups.neighbours[hidden], hidden.nonzero()[:, 0])
 
 
 def chamfer(made: Tensor, given: Tensor) -> Tensor:

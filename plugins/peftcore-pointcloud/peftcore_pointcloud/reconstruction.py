@@ -1,4 +1,4 @@
-"""Point reconstruction: Point-MAE's pre-training on clouds without labels."""
+"""Point reconstruction: Point-MAE's and Point-M2AE's pre-training on clouds without labels."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,12 +22,16 @@ class PointReconstructionConfig(CloudsConfig):
     """The ``task`` section of point reconstruction."""
 
     mask_ratio: float = Field(
-        0.6, gt=0, lt=1, description="Share of the groups that are hidden, at random."
+        0.6,
+        gt=0,
+        lt=1,
+        description="Share of the groups that are hidden, at random; .6 for Point-MAE, .8 for"
+        " Point-M2AE, where it is of those of the last scale.",
     )
 
 
 class PointReconstruction(Clouds):
-    """Squared Chamfer distance of hidden groups to what is made of them, Pang et al. 2022."""
+    """Squared Chamfer distance of hidden groups to what is made of them, the mean over groups."""
 
     head = "masked-reconstruction"
     modules_to_save = ("head",)
@@ -48,7 +52,7 @@ class PointReconstruction(Clouds):
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return where the cloud is."""
         config = getattr(loaded.model, "config", None)
-        self._groups = config.groups[0] if config is not None else 0
+        self._groups = config.groups[-1] if config is not None else 0
         return self.named(row)
 
     def distort(self, features: Features, generator: torch.Generator) -> Features:
@@ -72,12 +76,16 @@ class PointReconstruction(Clouds):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean distance over all hidden groups."""
-        return self._distances(model, batch).mean()
+        return self._distances(model, batch)[0].mean()
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean distance of each row."""
-        distances = self._distances(model, batch)
-        return {"loss": distances, "count": torch.ones_like(distances)}
+        """Return the sum of the distances of each row, and how many groups it is of."""
+        distances, groups = self._distances(model, batch)
+        sums = distances.new_zeros(len(batch["points"]))
+        return {
+            "loss": sums.index_add(0, groups, distances),
+            "count": sums.index_add(0, groups, torch.ones_like(distances)),
+        }
 
     def metrics(self) -> "MetricCollection":
         """Return the mean distance."""
@@ -89,6 +97,7 @@ class PointReconstruction(Clouds):
         return MetricCollection({"loss": MeanLoss()})
 
     @staticmethod
-    def _distances(model: nn.Module, batch: Batch) -> Tensor:
-        made, given = model(points=batch["points"], hidden=batch["hidden"])
-        return chamfer(made.float(), given.float()).mean(1)
+    def _distances(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the distance of each hidden group, and the row that it is of."""
+        rebuilt = model(points=batch["points"], hidden=batch["hidden"])
+        return chamfer(rebuilt.made.float(), rebuilt.given.float()), rebuilt.rows

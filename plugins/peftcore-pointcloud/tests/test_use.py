@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch_geometric.loader import DenseDataLoader
 from torch_geometric.transforms import Compose
 
-from peftcore import DataError
+from peftcore import DataError, backbone_named
 from peftcore.testing import run_in_process, tiny
 from peftcore_pointcloud import views
 from peftcore_pointcloud.classification import PointClassification, PointClassificationConfig
 from peftcore_pointcloud.dataset import PointClouds
 from peftcore_pointcloud.neighbours import farthest_points
+from peftcore_pointcloud.reconstruction import PointReconstruction, PointReconstructionConfig
 from peftcore_train.data import Row
+from peftcore_train.schema import DataSection
 from peftcore_train.testing import TaskContract
 
 _FOLDER = TemporaryDirectory()
@@ -154,3 +156,35 @@ class TestPointReconstruction(TaskContract):
         _, model, _ = tiny("point-transformer", "masked-reconstruction")
         model.save_pretrained(folder)
         return folder
+
+
+def test_groups_of_all_scales_are_reconstructed_by_a_recipe(tmp_path):
+    source = write(tmp_path / "clouds")
+    torch.manual_seed(0)
+    tiny("point-m2ae", "masked-reconstruction")[1].save_pretrained(tmp_path / "network")
+    recipe = {
+        "name": "scales",
+        "backbone": {"source": str(tmp_path / "network")},
+        "methods": ["full"],
+        "task": {"type": "point-reconstruction", "points": 32, "mask_ratio": 0.8},
+        "data": {"source": str(source)},
+        "train": {"epochs": 1, "batch_size": 4, "device": "cpu"},
+        "output": str(tmp_path / "runs"),
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    done = run_in_process("train", tmp_path / "r.yaml", "-q", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert 0 < json.loads(done.stdout)["test"]["loss"] < 100
+
+    # rows differ in how many groups are hidden; the loss is the mean over groups, as released
+    task = PointReconstruction(PointReconstructionConfig(points=32, mask_ratio=0.8))
+    loaded = backbone_named("point-m2ae").load(
+        str(tmp_path / "network"), head="masked-reconstruction"
+    )
+    rows = task.read(DataSection(source=str(source)), "test")[:6]
+    chance = torch.Generator().manual_seed(0)
+    batch = task.collate([task.augment(task.encode(row, loaded), chance) for row in rows])
+    scores = task.score(loaded.model, batch)
+    assert scores["count"].unique().numel() > 1
+    loss = scores["loss"].sum() / scores["count"].sum()
+    torch.testing.assert_close(task.loss(loaded.model, batch), loss)
