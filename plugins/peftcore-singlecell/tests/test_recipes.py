@@ -1,6 +1,7 @@
 """The recipes of examples/ from end to end, in a small size and on toy cells."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from peftcore import installed
 from peftcore.testing import run_in_process
 from peftcore_singlecell.model import ScBert, ScBertConfig
 from peftcore_singlecell.testing import GENES, write_cells
+from peftcore_train.schedules import schedule
+from peftcore_train.schema import TrainSection
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NEEDED = {"bitfit", "freeze", "full", "lora", "pfeiffer"}
@@ -94,3 +97,22 @@ def test_the_study_runs_on_a_checkpoint_as_it_was_released(tmp_path, monkeypatch
     assert len(planned["arms"]) == 7
     found = compared(some_of("cells-zheng68k.yaml", "authors", "bitfit-lora"), source)
     assert list(found) == ["authors", "bitfit-lora"]
+
+
+def test_the_rate_of_the_recipe_is_that_of_the_authors_at_each_epoch() -> None:
+    section = TrainSection(
+        **yaml.safe_load((EXAMPLES / "cells-zheng68k.yaml").read_text())["train"]
+    )
+    steps = 304  # of an epoch: 54,760 cells, 3 in a batch, 60 batches a step
+    ours = schedule(section, 100 * steps)
+    # scBERT's rule: 15 epochs with 5 of warm-up, then twice as many behind the warm-up, at .9
+    place, cycle, length = 0, 0, 15
+    for epoch in range(100):
+        peak = 1e-4 * 0.9**cycle
+        share = place / 5 if place < 5 else (1 + math.cos(math.pi * (place - 5) / (length - 5))) / 2
+        rate = section.learning_rate * ours(epoch * steps)
+        assert rate == pytest.approx(1e-6 + (peak - 1e-6) * share, rel=1e-9), epoch
+        place += 1
+        if place == length:
+            place, cycle, length = 0, cycle + 1, 2 * (length - 5) + 5
+    assert cycle == 3 and section.gradient_accumulation_steps == 60

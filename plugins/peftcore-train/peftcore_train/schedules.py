@@ -45,7 +45,6 @@ def schedule(section: TrainSection, total: int) -> Callable[[int], float]:
     """
     warmup = math.ceil(section.warmup_ratio * total)
     floor = section.min_lr_ratio
-    restart = section.restart_steps or 1
 
     def shape(done: int) -> float:
         left = (done - warmup) / max(1, total - warmup)
@@ -54,14 +53,30 @@ def schedule(section: TrainSection, total: int) -> Callable[[int], float]:
                 return 1 - left
             case "cosine":
                 return (1 + math.cos(math.pi * left)) / 2
-            case "cosine_with_restarts":
-                return (1 + math.cos(math.pi * ((done - warmup) % restart) / restart)) / 2
             case _:
                 return 1.0
 
     def factor(done: int) -> float:
         if done < warmup:
             return done / warmup
+        if section.lr_scheduler == "cosine_with_restarts":
+            return _restarted(section, done - warmup)
         return floor + (1 - floor) * max(0.0, shape(done))
 
     return factor
+
+
+def _restarted(section: TrainSection, done: int) -> float:
+    """Return the part of the rate in cycles, each with a rise and half a cosine."""
+    assert section.restart_steps is not None
+    rise, length = section.restart_warmup_steps, section.restart_steps
+    peak, floor = 1.0, section.min_lr_ratio
+    while done >= length:
+        done -= length
+        length = int((length - rise) * section.restart_multiplier) + rise
+        peak *= section.restart_decay
+    if done < rise:
+        share = done / rise
+    else:
+        share = (1 + math.cos(math.pi * (done - rise) / (length - rise))) / 2
+    return floor + max(peak - floor, 0.0) * share

@@ -113,7 +113,16 @@ class TrainSection(Strict):
         5, ge=0, le=100_000, description="Epochs without a lower loss that `plateau` bears."
     )
     restart_steps: int | None = Field(
-        None, ge=1, description="Optimiser steps between restarts of `cosine_with_restarts`."
+        None, ge=1, description="Optimiser steps of the first cycle of `cosine_with_restarts`."
+    )
+    restart_multiplier: float = Field(
+        1.0, ge=1, le=1000, description="How much longer each cycle is, its warm-up left out."
+    )
+    restart_decay: float = Field(
+        1.0, gt=0, le=1, description="Peak of each cycle, as a part of that of the one before."
+    )
+    restart_warmup_steps: int = Field(
+        0, ge=0, le=10**9, description="Steps in which the rate rises at the start of each cycle."
     )
     min_lr_ratio: float = Field(
         0.0, ge=0, le=1, description="Where the rate ends, as a part of the peak."
@@ -180,6 +189,14 @@ class TrainSection(Strict):
     def _restarts_are_spaced(self) -> "TrainSection":
         if (self.lr_scheduler == "cosine_with_restarts") != (self.restart_steps is not None):
             raise ValueError("restart_steps goes with lr_scheduler: cosine_with_restarts")
+        for name in ("restart_multiplier", "restart_decay", "restart_warmup_steps"):
+            default = type(self).model_fields[name].default
+            if self.restart_steps is None and getattr(self, name) != default:
+                raise ValueError(f"{name} goes with lr_scheduler: cosine_with_restarts")
+        if self.restart_steps is not None and self.restart_warmup_steps >= self.restart_steps:
+            raise ValueError(
+                "restart_warmup_steps is less than restart_steps, which it is a part of"
+            )
         return self
 
 

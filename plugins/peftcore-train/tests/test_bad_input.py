@@ -75,6 +75,15 @@ def test_a_name_that_no_plugin_has_exits_3(section, value, expected, recipe, pef
         (["task.max_length=100"], r"task.max_length is 100, but the model takes 24 tokens"),
         (["task.max_length=3"], r"train.jsonl:1: \d+ tokens, but only 3 fit. Cut it with"),
         (["train.restart_steps=3"], r"restart_steps goes with lr_scheduler"),
+        (["train.restart_decay=0.9"], r"restart_decay goes with lr_scheduler"),
+        (
+            [
+                "train.lr_scheduler=cosine_with_restarts",
+                "train.restart_steps=3",
+                "train.restart_warmup_steps=3",
+            ],
+            r"restart_warmup_steps is less than restart_steps",
+        ),
         (["data.limits={train: 0}"], r"limits.train is 0; at least one row is needed"),
         (["data.source=/no/data"], r"data.source /no/data: no such file or folder"),
         (["methods=[]", "modules_to_save=[]"], r"methods is empty .* modules_to_save"),

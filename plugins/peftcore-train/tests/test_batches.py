@@ -88,14 +88,18 @@ def test_rates_are_those_of_transformers(name):
         theirs.step()
 
 
-def test_restarts_are_those_of_torch():
+@pytest.mark.parametrize("longer", [1, 2])
+def test_restarts_are_those_of_torch(longer):
     section = TrainSection(
-        lr_scheduler="cosine_with_restarts", restart_steps=10, min_lr_ratio=0.004, learning_rate=1.0
-    )
+        lr_scheduler="cosine_with_restarts", restart_steps=10, restart_multiplier=longer,
+        min_lr_ratio=0.004, learning_rate=1.0,
+    )  # fmt: skip
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, eta_min=0.004)
-    ours = schedule(section, 25)
-    for step in range(25):
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, 10, T_mult=longer, eta_min=0.004
+    )
+    ours = schedule(section, 75)
+    for step in range(75):
         assert ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
