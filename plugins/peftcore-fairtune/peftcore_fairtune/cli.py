@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
 
 
 @click.command()
@@ -31,10 +30,7 @@ def fairtune(
     quiet: bool,
 ) -> None:
     """Search for the mask of RECIPE with which groups of people fare best, and train with it."""
-    if resume is not None and (recipe or overrides or output):
-        raise ConfigError("--resume goes on with its own recipe; only --trials can be changed.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe, or a directory with --resume.")
+    check_resume(resume, recipe, overrides, output, besides="only --trials can be changed")
 
     from peftcore_fairtune import stages
     from peftcore_train.fitting import print_fitting

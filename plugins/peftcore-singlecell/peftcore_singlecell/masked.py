@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from peftcore_singlecell.cell_task import CellConfig, CellTask
-from peftcore_train.logits import IGNORED, targets_of, token_loss, token_scores
+from peftcore_train.logits import IGNORED, targets_of
 from peftcore_train.task import Batch, Features
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
+from peftcore_train.tasks.masked_tokens import MaskedTokens
 
 
 class MaskedExpressionConfig(CellConfig):
@@ -30,12 +27,10 @@ class MaskedExpressionConfig(CellConfig):
     )
 
 
-class MaskedExpression(CellTask):
+class MaskedExpression(MaskedTokens, CellTask):
     """Cross-entropy on the tokens of masked genes; those that are not expressed are left alone."""
 
-    head = "masked-lm"
     modules_to_save = ("head",)
-    metric_names = {"loss": False, "perplexity": False, "accuracy": True}
 
     def augment(self, features: Features, generator: torch.Generator) -> Features:
         """Read a cell and mask it: of n expressed genes the next whole number from p n on."""
@@ -59,21 +54,7 @@ class MaskedExpression(CellTask):
         labels = torch.stack([row["labels"] for row in rows])
         return {**batch, **targets_of(labels, shift=0)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss of the masked genes."""
-        return token_loss(self._logits(model, batch), batch)
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the summed loss, the right answers and the masked genes of each cell."""
-        return token_scores(self._logits(model, batch), batch, len(batch["input_ids"]))
-
-    def metrics(self) -> "MetricCollection":
-        """Return loss and perplexity of a masked gene, and the share predicted right."""
-        # seconds of imports, which nothing but scoring needs
-        from peftcore_train.metrics import token_metrics
-
-        return token_metrics()
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the logits of the masked genes in single precision, [N, V]."""
         logits: Tensor = model(input_ids=batch["input_ids"])
         return logits.flatten(0, 1)[batch["places"]].float()

@@ -16,6 +16,7 @@ from transformers import (
 import peftcore as core
 from peftcore_train.merging import splitting_letters
 from peftcore_train.outputs import Output
+from peftcore_train.testing.program import refused
 
 TEXTS = ["the film was lovely", "a dull story", "two people and it", "fine"] * 10
 
@@ -199,3 +200,10 @@ def test_what_predict_cannot_do_it_says_first(options, sentence, trained, peftco
     assert done.exit_code == 2
     assert sentence in done.stderr.splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_recipe_and_a_directory_to_go_on_with_are_not_given_together(command) -> None:
+    assert refused(command) == "name a recipe, or a directory with --resume."
+    given = refused(command, "r.yaml", "--resume", "runs/x")
+    assert given.startswith("--resume goes on with the recipe of its directory; ")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
 
 
 @click.command()
@@ -52,10 +52,15 @@ def tune(
     quiet: bool,
 ) -> None:
     """Search for the settings of RECIPE that give the best validation score."""
-    if resume is not None and (recipe or overrides or output or parameters or storage):
-        raise ConfigError("--resume goes on with its own recipe; only the budget can be changed.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe to tune, or a directory with --resume.")
+    check_resume(
+        resume,
+        recipe,
+        overrides,
+        output,
+        parameters,
+        storage,
+        besides="only the budget can be changed",
+    )
 
     from peftcore_train.fitting import print_fitting
     from peftcore_train.progress import Progress

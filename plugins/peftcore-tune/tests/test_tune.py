@@ -101,7 +101,7 @@ def test_ranges_come_from_the_schema_where_none_are_given(recipe):
         (["--trials", "0"], "tune.trials: input should be greater than or equal to 1"),
         (["--storage", "nonsense"], "tune.storage nonsense: "),
         (["--executor", "process"], "unknown executor 'process'. Did you mean processes?"),
-        (["--resume", "x"], "--resume goes on with its own recipe"),
+        (["--resume", "x"], "--resume goes on with the recipe of its directory; only the budget"),
     ],
 )
 def test_what_cannot_be_searched_is_named_before_anything_is_trained(recipe, options, expected):

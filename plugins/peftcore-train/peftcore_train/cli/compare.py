@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
 
 
 @click.command()
@@ -39,10 +38,7 @@ def compare(
     quiet: bool,
 ) -> None:
     """Train the arms of RECIPE with every setting and seed, and compare them."""
-    if resume is not None and (recipe or overrides or output):
-        raise ConfigError("--resume goes on with the recipe of its directory; give no other.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe to compare, or a directory with --resume.")
+    check_resume(resume, recipe, overrides, output)
 
     from peftcore_train.comparing import comparison
     from peftcore_train.comparing.table import columns_of, notes

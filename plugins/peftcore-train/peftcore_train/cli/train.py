@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
 from peftcore_train.progress import Progress
 
 
@@ -29,12 +28,7 @@ def train(
     quiet: bool,
 ) -> None:
     """Train what RECIPE says, in a new run directory."""
-    if resume is not None and (recipe or output or dry_run):
-        raise ConfigError(
-            "--resume goes on with the run's own recipe; nothing but --set goes with it."
-        )
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe to train, or a run directory with --resume.")
+    check_resume(resume, recipe, output, dry_run, besides="only --set goes with it")
 
     # nothing so far needs torch: the first line is there at once
     progress = Progress(quiet=quiet)

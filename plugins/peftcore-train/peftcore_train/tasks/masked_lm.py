@@ -1,7 +1,7 @@
 """Masked language modelling: predict tokens that were masked at random (Devlin et al. 2019)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from peftcore import ConfigError, Loaded
 from peftcore_train.data import Columns, Row
-from peftcore_train.logits import IGNORED, logits_at, targets_of, token_loss, token_scores
-from peftcore_train.task import Batch, Features, Task
+from peftcore_train.logits import IGNORED, logits_at, targets_of
+from peftcore_train.task import Batch, Features
+from peftcore_train.tasks.masked_tokens import MaskedTokens
 from peftcore_train.text import TokenConfig, encode_text, fills, padded, tokenizer_of
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
 
 
 class MaskedLMConfig(TokenConfig):
@@ -30,11 +28,8 @@ class MaskedLMConfig(TokenConfig):
     )
 
 
-class MaskedLM(Task):
-    """Cross-entropy on the masked tokens."""
-
-    head = "masked-lm"
-    metric_names = {"loss": False, "perplexity": False, "accuracy": True}
+class MaskedLM(MaskedTokens):
+    """Cross-entropy on the masked tokens of texts."""
 
     def __init__(self, config: MaskedLMConfig):
         super().__init__(config)
@@ -85,22 +80,8 @@ class MaskedLM(Task):
         batch = padded(rows, {**fill, "labels": IGNORED})
         return {**batch, **targets_of(batch["labels"], shift=0)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss of the masked tokens."""
-        return token_loss(self._logits(model, batch), batch)
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the summed loss, the right answers and the masked tokens of each row."""
-        return token_scores(self._logits(model, batch), batch, len(batch["input_ids"]))
-
-    def metrics(self) -> "MetricCollection":
-        """Return loss and perplexity of a token, and the share predicted right."""
-        # seconds of imports, which nothing but scoring needs
-        from peftcore_train.metrics import token_metrics
-
-        return token_metrics()
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the logits of the masked places in single precision, [N, V]."""
         names = ("input_ids", "attention_mask", "token_type_ids")
         inputs = {name: batch[name] for name in names if name in batch}
         return logits_at(model, batch["places"], **inputs)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
 
 
 @click.command()
@@ -28,10 +27,7 @@ def elevater(
     quiet: bool,
 ) -> None:
     """Sweep, train and score RECIPE on the data sets of ELEVATER."""
-    if resume is not None and (recipe or overrides or output):
-        raise ConfigError("--resume goes on with its own recipe; leave out all else.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe, or a directory with --resume.")
+    check_resume(resume, recipe, overrides, output)
 
     from peftcore_train.fitting import print_fitting
     from peftcore_train.progress import Progress
