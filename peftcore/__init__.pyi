@@ -98,7 +98,11 @@ from peftcore.model.loaded import (
 from peftcore.model.offloading import device_of as device_of
 from peftcore.model.sites import ParameterInfo as ParameterInfo, Site as Site
 from peftcore.model.survey import Survey as Survey, survey as survey
-from peftcore.model.targets import PerRole as PerRole, Targets as Targets
+from peftcore.model.targets import (
+    PerRole as PerRole,
+    Targets as Targets,
+    with_role as with_role,
+)
 from peftcore.model.walk import (
     argument_names as argument_names,
     bare_class as bare_class,

@@ -390,7 +390,7 @@ def test_plan_of_a_wrong_recipe_names_every_line(tmp_path: Path) -> None:
     file.write_text(RECIPE.replace("lora", "lorra"))
     assert run("plan", str(file)).exit_code == 3
     unread = run("plan", str(file), "-s", "rank=2")
-    assert unread.exit_code == 2 and "set as methods[0].rank=2" in unread.stderr
+    assert unread.exit_code == 2 and "Write methods[0].rank=2." in unread.stderr
     missing = run("plan", str(tmp_path / "recipee.yaml"))
     assert missing.exit_code == 2 and "Did you mean recipe.yaml?" in missing.stderr
 

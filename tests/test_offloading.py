@@ -135,8 +135,11 @@ def test_a_base_parameter_that_is_offloaded_is_not_trained(method: str, tmp_path
         with pytest.raises(AttachError, match="was offloaded by accelerate while an adapter had"):
             act()
     remove_hook_from_module(model, recurse=True)
+    adapter.save(tmp_path / "a")
     adapter.detach()
     assert same(run(model, batch), bare)
+    peftcore.load(model, tmp_path / "a")
+    assert same(run(model, batch), tuned)
 
 
 class ReadsDirectly(nn.MultiheadAttention):

@@ -123,7 +123,9 @@ def attach(
                 dtype=dtype, examples=examples, tokenizer=tokenizer,
             )  # fmt: skip
         if not made.placed and not made.selected:
-            raise AttachError("nothing to attach: no method and no modules_to_save.")
+            raise AttachError(
+                "nothing to attach: name a method, or what is trained whole as modules_to_save."
+            )
         return apply(model, Adapter(name, model, made))
 
 

@@ -197,7 +197,8 @@ def _check(adapter: Attached, tied: Tied) -> None:
         if layer is None or not layer.writable or weight is None or not weight.is_floating_point():
             raise MergeError(
                 f"{item.label} at {site.name} cannot be merged: a {type(site.module).__name__} has"
-                " no weight that can be written without loss (quantised?)."
+                " no weight that can be written without loss (quantised?). Keep the adapter"
+                " attached, or load the base without quantisation, and the adapter onto it."
             )
         if not site.direct and has_forward_of_its_own(site.module):
             raise MergeError(

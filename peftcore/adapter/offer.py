@@ -57,8 +57,8 @@ def prepare(
         if wanted and examples is None:
             raise AttachError(
                 f"{method.label} looks at {wanted} examples before it starts: give them as"
-                " attach(..., examples=Examples(batches)), batches being the model's keyword"
-                " arguments with labels."
+                " attach(..., examples=peftcore.Examples(batches)), batches being the model's"
+                " keyword arguments with labels."
             )
         before = Unchanged(found.modules)
         call(

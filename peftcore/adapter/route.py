@@ -72,7 +72,8 @@ def _check_called(adapter: Attached) -> None:
     if direct is not None:
         raise AttachError(
             f"adapter {adapter.name!r} cannot be routed: the model reads the weight of"
-            f" {direct} directly, once for the whole batch."
+            f" {direct} directly, once for the whole batch. Run the rows of each adapter by"
+            " themselves, with activate."
         )
 
 
@@ -113,7 +114,8 @@ def _check_statistics(state: ModelState, adapter: Attached) -> None:
     if own:
         raise AttachError(
             f"adapter {adapter.name!r} cannot be routed: {next(iter(own)).replace(MARK, '.')} moved"
-            " in its training, and rows of one batch cannot have statistics of their own."
+            " in its training, and rows of one batch cannot have statistics of their own. Run the"
+            " rows of each adapter by themselves, with activate."
         )
 
 

@@ -73,7 +73,10 @@ def state_of_adapter(adapter: Attached) -> dict[str, Tensor]:
     found |= state.statistics.moved() if adapter.is_in else adapter.statistics
     for name, tensor in found.items():
         if tensor.is_meta:
-            raise CheckpointError(f"{name} is on the meta device and has no values to save.")
+            raise CheckpointError(
+                f"{name} is on the meta device and has no values to save: load the"
+                " model with its weights; of one without them there is only a plan."
+            )
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found.items()}
 
 
@@ -210,6 +213,7 @@ def check_versions(description: Description, path: str | Path, allowed: bool) ->
     if description.hooks != GROUP:
         raise CheckpointError(
             f"{path} was written with the hooks {description.hooks}, this peftcore has {GROUP}."
+            " Install the peftcore that wrote it."
         )
     for method in description.methods:
         installed().find("methods", method.method)
@@ -226,7 +230,7 @@ def check_versions(description: Description, path: str | Path, allowed: bool) ->
         raise CheckpointError(
             f"{path} was written by {method.distribution} {method.version}, installed is"
             f" {have.version}, which may compute otherwise: pip install '{wanted}', or"
-            " allow the other version."
+            " allow another version (allow_other_version of peftcore.load)."
         )
 
 
@@ -246,7 +250,8 @@ def _check_base(
     if other:
         raise CheckpointError(
             f"{path} was trained on another base ({description.backbone.model}): {other}."
-            " Load that base, or allow another one (allow_other_base, --allow-other-base)."
+            " Load that base, or allow another one (allow_other_base of peftcore.load,"
+            " peftcore merge --allow-other-base)."
         )
 
 

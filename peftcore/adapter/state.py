@@ -54,6 +54,13 @@ class Swap:
                 " away first, with accelerate.hooks.remove_hook_from_module(model, recurse=True)."
             )
 
+    def come_home(self) -> None:
+        """Take the place of an equal copy, as accelerate leaves one when its hooks go."""
+        for module, leaf in self.places:
+            there = module._parameters.get(leaf)
+            if there is not self.own and not offloads(module) and _copied(there, self.own):
+                module._parameters[leaf] = self.own
+
     def put_in(self, *, own: bool) -> None:
         """Put the adapter's own parameter, or the base's, into the modules."""
         coming, going = (self.own, self.base) if own else (self.base, self.own)
@@ -151,7 +158,9 @@ class Attached:
                 yield swap.name, swap.own
 
     def come_home(self) -> None:
-        """Take back the pieces' tensors, if the model was offloaded with them."""
+        """Take back the pieces' tensors and the adapter's values, if the model was offloaded."""
+        for swap in self.swaps if self.is_in else ():
+            swap.come_home()
         for item in self.placed:
             if item.away:
                 item.come_home()

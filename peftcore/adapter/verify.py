@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftcore.adapter.state import Attached
 from peftcore.errors import AttachError
-from peftcore.run.seat import SEAT
+from peftcore.model.walk import bare_class
 
 
 def verify(adapters: Sequence[Attached]) -> None:
@@ -33,7 +33,7 @@ def _verify_modules(adapter: Attached) -> None:
                 " replaced since. Put the module back, or detach the adapter and attach or load it"
                 " anew."
             )
-        if SEAT not in module.__dict__:
+        if type(module) is bare_class(module):
             raise AttachError(
                 f"{path} was rewritten for adapter {adapter.name!r} and is not any more: something"
                 " has given the module its class back. Detach the adapter and attach it anew."

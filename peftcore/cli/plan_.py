@@ -63,7 +63,10 @@ def command(
             "--modules-to-save": modules_to_save, "--dtype": dtype,
         }  # fmt: skip
         for option in (name for name, value in given.items() if value):
-            raise ConfigError(f"{source} says what {option} would; change it with --set instead.")
+            raise ConfigError(
+                f"{source} says what {option} would; leave it out, and change the recipe with"
+                " --set."
+            )
         made = _from_file(source, settings)
     else:
         from peftcore.adapter.plan import plan

@@ -71,7 +71,10 @@ def command(
         file.write_text(_source(name, things, _config(things, settings)), "utf-8")
         code, outcome = _run(file, options)
     if code == 4:
-        raise ConfigError(f"pytest does not take {' '.join(options)}.")
+        raise ConfigError(
+            f"pytest does not take {' '.join(pytest_options)}. One NAME is tried at a time, and"
+            " what follows it goes to pytest."
+        )
     if code == 2 and not outcome.failed:  # it says 2 as well where a contract cannot begin
         raise KeyboardInterrupt
     if not (outcome.passed or outcome.failed):

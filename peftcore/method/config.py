@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
-from peftcore.model.targets import PerRole, Targets, per_role_fields, setting_for
+from peftcore.model.targets import PerRole, Targets, per_role_fields, setting_for, with_role
 from peftcore.schema import Strict
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ class Mark(ABC):
     """What a field says of the sites at which its value can act; put it into ``Annotated``."""
 
     @abstractmethod
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Return why a value cannot act at a site and what to write, or an empty string.
 
         Args:
             field: name of the field.
             value: its value, settled for the site.
             site: a site that is targeted.
+            given: the field as it was given, per role perhaps, for a remedy that keeps the rest:
+                :func:`with_role`.
         """
 
 
@@ -63,14 +65,13 @@ class AtMost(Mark):
     what: str = "which has room for {most}"
     per_role: bool = True
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a larger value."""
         most = self.size(site)
         if value is None or value <= most:
             return ""
-        for_this = json.dumps({site.role: most, "default": value})
         otherwise = (
-            f"for this role alone {field}: {for_this}"
+            f"for this role alone {field}: {with_role(given, site.role, most)}"
             if self.per_role
             else "leave it out with exclude"
         )
@@ -90,7 +91,7 @@ class Divides(Mark):
 
     sizes: Callable[[Site], tuple[int, ...]]
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a value that leaves a rest."""
         if value is None:
             return ""
@@ -113,7 +114,7 @@ class NeedsCall(Mark):
 
     off: Any = 0
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a value at a site whose weight the model reads without calling the layer."""
         if not site.direct or value == self.off or value is None:
             return ""
@@ -128,7 +129,7 @@ class NeedsCall(Mark):
 class WithinPositions(Mark):
     """The value is at most the number of positions that the model's configuration tells."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a larger value; where the configuration tells nothing there is no limit."""
         config = getattr(site.module, "config", None)
         most = getattr(config, "max_position_embeddings", None)

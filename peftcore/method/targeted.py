@@ -102,7 +102,7 @@ class Targeted(Method):
         config: MethodConfig = self.config.at(site)
         values = config.__dict__  # a model's attributes are slow to get
         for field, mark in _marks(type(config)):
-            if why := mark.refusal(field, values[field], site):
+            if why := mark.refusal(field, values[field], site, self.config.__dict__[field]):
                 raise TargetError(f"{self.label}.{field}: {why}")
         return config
 
@@ -112,9 +112,10 @@ class Targeted(Method):
         if whole not in self.kinds:
             known = [_KINDS[k] for k in self.kinds]
             listed = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+            inside = "Name the layers inside it, or leave" if kind == "module" else "Leave"
             raise TargetError(
                 f"{self._where(site, chosen_by)} is of kind {kind}; {self.name} acts on {listed}."
-                " Name the layers inside it, or leave it out with exclude."
+                f" {inside} it out with exclude."
             )
         if self.needs_width and not site.layer.out_features:
             raise TargetError(

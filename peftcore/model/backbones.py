@@ -389,8 +389,8 @@ def backbone_for_source(source: str, name: str | None = None) -> Backbone:
     hint = " It is a named size, which can only be planned." if source in sizes else ""
     raise ConfigError(
         f"no installed backbone knows what {source} holds (installed: {known})."
-        f"{hint or nearest(source, sizes)} Check the path, name the backbone, or install the plugin"
-        " of its family."
+        f"{hint or nearest(source, sizes)} Check the path, name the backbone (backbone.name of a"
+        " recipe), or install the plugin of its family."
     )
 
 

@@ -1,5 +1,6 @@
 """Targets, and settings that are given per role."""
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -68,6 +69,22 @@ def setting_for(value: Any, role: str, path: str = "") -> Any:
     raise ConfigError(
         f"no value for role {role}: give one for it or a default. Given: {', '.join(value)}"
     )
+
+
+def with_role(given: Any, role: str, value: Any) -> str:
+    """Return, as JSON, what was given for a field with another value for one role.
+
+    Args:
+        given: one value, or a mapping of role globs to values; what it says of other roles stays.
+        role: the role.
+        value: its value, which stands first since the first pattern that matches wins.
+
+    Example:
+        >>> with_role(8, "mlp.up", 4)
+        '{"mlp.up": 4, "default": 8}'
+    """
+    rest = given if isinstance(given, Mapping) else {"default": given}
+    return json.dumps({role: value, **{glob: v for glob, v in rest.items() if glob != role}})
 
 
 def _matches_one(pattern: str, role: str, path: str, kind: str | None) -> bool:

@@ -176,7 +176,8 @@ def together(outs: list[tuple[Tensor, Any]], count: int) -> Any:
     if first is None:
         return None
     raise AttachError(
-        f"rows cannot be routed through a module that returns {type(first).__name__}."
+        f"rows cannot be routed through a module that returns {type(first).__name__}. Run the rows"
+        " of each adapter by themselves, with activate."
     )
 
 
@@ -188,6 +189,7 @@ def _joined(outs: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
         raise AttachError(
             f"rows cannot be routed through a module that returns a tensor of {tuple(first.shape)},"
             f" which is not of its {len(outs[0][0])} rows and differs from adapter to adapter."
+            " Run the rows of each adapter by themselves, with activate."
         )
     if len({part.shape[1:] for _, part in outs}) > 1:
         raise AttachError(

@@ -68,9 +68,9 @@ def _file(path: Path) -> Path:
     if not file.exists():
         hint = ""
         if path.is_dir() and (path / "adapter_config.json").exists():
-            hint = " It is a Hugging Face PEFT directory."
+            hint = " It is a directory of Hugging Face PEFT, which peft loads; peftcore does not."
         elif path.is_dir() and (path / "config.json").exists():
-            hint = " It holds a whole model, no adapter."
+            hint = " It holds a whole model, no adapter: give it as the base."
         elif path.is_dir() and (path / "adapter" / TENSORS).exists():
             hint = f" Did you mean {path / 'adapter'}?"
         raise CheckpointError(f"{file} does not exist.{hint}")

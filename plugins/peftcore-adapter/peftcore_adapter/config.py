@@ -1,22 +1,22 @@
 """What a recipe can say about bottleneck adapters; one class for each published setting."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from peftcore import Mark, MethodConfig, PerRole, Scale, Site, Targets, Width
+from peftcore import Mark, MethodConfig, PerRole, Scale, Site, Targets, Width, with_role
 
 
 class ReadsFeatures(Mark):
     """A placement other than ``after`` reads what enters the layer, which must be features."""
 
-    def refusal(self, field: str, value: str, site: Site) -> str:
+    def refusal(self, field: str, value: str, site: Site, given: Any) -> str:
         """Refuse to read token numbers."""
         if value == "after" or site.kind != "embedding":
             return ""
         return (
             f"{site.here} takes token numbers, so an adapter cannot read its input."
-            f' Write {field}: {{"{site.role}": "after", "default": "{value}"}}.'
+            f" Write {field}: {with_role(given, site.role, 'after')}."
         )
 
 

@@ -37,7 +37,7 @@ class LlamaAdapter(Targeted):
         if count > len(layers):
             raise TargetError(
                 f"{self.label}.adapter_layers: {count} layers are more than the {len(layers)} whose"
-                " attention is targeted."
+                f" attention is targeted. Write adapter_layers: {len(layers)} or less."
             )
         for site in layers[-count:]:
             config = self.settled(site)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftcore import Mark
+from peftcore import Mark, with_role
 
 if TYPE_CHECKING:
     from peftcore import Site
@@ -26,11 +26,11 @@ class NotAt(Mark):
     off: Any
     why: str
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse the value at a layer of that kind."""
         if site.kind != self.kind or value == self.off:
             return ""
-        for_this = json.dumps({site.role: self.off, "default": value})
+        for_this = with_role(given, site.role, self.off)
         return (
             f"{field} {value} cannot act at {site.here}: {self.why}. Write {field}:"
             f" {json.dumps(self.off)}, or for this role alone {field}: {for_this}."
@@ -40,13 +40,13 @@ class NotAt(Mark):
 class FitsGroups(Mark):
     """The value is a multiple of the groups of a convolution, each of which has its own update."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a value that leaves a rest."""
         groups = site.module.groups if site.kind.startswith("conv") else 1
         if value % groups == 0:
             return ""
         near = value + -value % groups
-        for_this = json.dumps({site.role: near, "default": value})
+        for_this = with_role(given, site.role, near)
         return (
             f"{field} {value} must be a multiple of {groups}, the groups of {site.here}. Write"
             f" {field}: {near}, or for this role alone {field}: {for_this}."
@@ -56,7 +56,7 @@ class FitsGroups(Mark):
 class KeepsTable(Mark):
     """The layer's call leaves its weight as it is."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse an embedding that shrinks the vectors that it looks up, in place."""
         most = site.module.max_norm if site.kind == "embedding" else None
         if most is None:

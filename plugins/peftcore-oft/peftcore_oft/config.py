@@ -10,7 +10,7 @@ from peftcore import AtMost, Mark, MethodConfig, PerRole, Site, Targets
 class TwoFeatures(Mark):
     """The layer reads two features at least: one alone cannot be turned."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse a layer that reads one feature."""
         if site.layer.in_features > 1:
             return ""

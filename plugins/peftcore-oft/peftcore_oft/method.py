@@ -1,6 +1,6 @@
 """The methods: how the input of a layer is turned, in blocks of a width that fits."""
 
-from peftcore import Site, Targeted, TargetError
+from peftcore import Method, Site, Targeted, TargetError, with_role
 from peftcore_oft.config import BoftConfig, HraConfig, OftConfig
 from peftcore_oft.pieces import Butterfly, Reflected, Rotated
 
@@ -10,7 +10,7 @@ class Oft(Targeted):
 
     def piece(self, site: Site, config: OftConfig) -> Rotated:
         """Return the rotation of a targeted layer's input."""
-        block = _block(f"{self.label}.block_size", config.block_size, site, 32)
+        block = _block(self, config.block_size, site, 32)
         eps = config.eps if config.coft else None
         terms = config.num_cayley_neumann_terms if config.use_cayley_neumann else None
         return Rotated(site.layer, block, config.block_share, eps, terms)
@@ -22,7 +22,7 @@ class Boft(Targeted):
     def piece(self, site: Site, config: BoftConfig) -> Butterfly:
         """Return the rotation of a targeted layer's input."""
         factors = config.butterfly_factors
-        block = _block(f"{self.label}.block_size", config.block_size, site, 4, factors)
+        block = _block(self, config.block_size, site, 4, factors)
         return Butterfly(site.layer, block, factors)
 
 
@@ -34,7 +34,7 @@ class Hra(Targeted):
         return Reflected(site.layer, config.rank)
 
 
-def _block(field: str, block: int | None, site: Site, most: int, factors: int = 1) -> int:
+def _block(method: Method, block: int | None, site: Site, most: int, factors: int = 1) -> int:
     """Return the block size for a site: the given one, or the largest that fits up to ``most``.
 
     Raises:
@@ -48,8 +48,8 @@ def _block(field: str, block: int | None, site: Site, most: int, factors: int = 
         near = min(sizes, key=lambda b: (abs(b - block), b))
         many = f" with {factors} factors" if factors > 1 else ""
         raise TargetError(
-            f"{field}: blocks of {block} do not fit {site.here}{many}, whose input has width"
-            f" {width}. The nearest size that does is {near}; for this role alone"
-            f' block_size: {{"{site.role}": {near}, "default": {block}}}.'
+            f"{method.label}.block_size: blocks of {block} do not fit {site.here}{many}, whose"
+            f" input has width {width}. The nearest size that does is {near}; for this role alone"
+            f" block_size: {with_role(method.config.block_size, site.role, near)}."
         )
     return block

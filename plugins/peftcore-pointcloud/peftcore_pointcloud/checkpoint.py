@@ -186,4 +186,5 @@ def _draw(parameter: nn.Parameter, number: int) -> None:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    # what torch advises beyond its first sentence cannot be done here
+    return (lines[0].split(". ")[0] if lines else type(error).__name__).rstrip(".")

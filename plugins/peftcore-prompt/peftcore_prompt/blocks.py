@@ -118,8 +118,8 @@ class Vpt(_InBlocks):
         if dropped:
             raise TargetError(
                 f"{self.label}.deep: training leaves out blocks at random (layerdrop = {dropped})"
-                " and shallow tokens go from block to block. Write deep: true, or load the model"
-                " with layerdrop 0."
+                " and shallow tokens go from block to block. Write deep: true, or set"
+                " layerdrop to 0 in the checkpoint's config.json."
             )
 
 

@@ -60,8 +60,8 @@ class Filled(Transform):
         if hidden.shape[:2] != self.handover.shape:
             raise AttachError(
                 f"{tuple(hidden.shape[:2])} tokens were embedded where the prompt was put among"
-                f" {self.handover.shape}. Activate one adapter with a prompt at a time, and route"
-                " no rows through it."
+                f" {tuple(self.handover.shape)}. Activate one adapter with a prompt at a time, and"
+                " route no rows through it."
             )
         at, count = self.places.at, self.places.count
         tokens = torch.cat([hidden[:, :at], hidden[:, at + count :]], dim=1)

@@ -70,7 +70,7 @@ def _check(sequence: Tensor) -> None:
     if sequence.is_nested:
         raise AttachError(
             "tokens cannot go into a nested tensor. Build the encoder with"
-            " enable_nested_tensor=False."
+            " enable_nested_tensor=False, or set its use_nested_tensor to False."
         )
     if sequence.dim() != 3:
         raise AttachError(

@@ -166,4 +166,5 @@ def _genes_of(place: Path, named: str | None, config: ScBertConfig) -> Genes | N
 
 def _reason(error: Any) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    # what torch advises beyond its first sentence cannot be done here
+    return (lines[0].split(". ")[0] if lines else type(error).__name__).rstrip(".")

@@ -22,7 +22,7 @@ FROM_TUNING = ("movement", "lottery")
 class NeedsGradient(Mark):
     """A score that looks at examples acts where the weight is a parameter."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse it where the weight is quantised or computed."""
         if value not in FROM_DATA or parameter_of(site) is not None:
             return ""
@@ -35,7 +35,7 @@ class NeedsGradient(Mark):
 class InFours(Mark):
     """Two of four inputs are there where inputs come in fours."""
 
-    def refusal(self, field: str, value: Any, site: Site) -> str:
+    def refusal(self, field: str, value: Any, site: Site, given: Any) -> str:
         """Refuse the pattern where they do not."""
         inputs = site.layer.weight_shape[1]
         if value != "2:4" or inputs % 4 == 0:

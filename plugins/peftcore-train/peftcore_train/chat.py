@@ -275,7 +275,8 @@ class Template:
         if not spans:
             raise DataError(
                 f"{chat.where}: the chat template marks nothing of this conversation with"
-                " {% generation %}."
+                " {% generation %}. Give one that marks the assistant's turns as"
+                " task.chat_template, or one that marks none."
             )
         return [(int(start), int(end)) for start, end in spans]
 

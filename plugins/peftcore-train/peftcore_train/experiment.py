@@ -79,6 +79,10 @@ def resume(folder: Path, progress: Progress, overrides: Sequence[str] = ()) -> t
         ConfigError: the folder is no run directory, or a change does not fit.
     """
     rundir.check_run(folder)
+    if rundir.compared(folder):
+        raise ConfigError(
+            f"{folder} is a comparison: peftcore compare --resume {folder} goes on with it."
+        )
     document = recipes.read(folder / rundir.CONFIG)
     if overrides:
         document = going_on.changed(document, folder, overrides)
@@ -122,6 +126,8 @@ def jobs_in(folder: Path) -> list[tuple[Job, Path]]:
         ConfigError: the folder is no run directory, or an arm has not begun.
     """
     rundir.check_run(folder)
+    if runs := rundir.compared(folder):
+        raise ConfigError(f"{folder} is a comparison; name one of its runs, such as {runs[0]}.")
     found = []
     jobs = jobs_of(recipes.read(folder / rundir.CONFIG))
     ended = folder / rundir.RESULTS

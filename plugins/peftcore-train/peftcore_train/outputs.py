@@ -40,7 +40,7 @@ def check_output(path: Path, resume: bool) -> None:
         )
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
-            f"--output {path}: pyarrow is not installed: pip install peftcore-train[parquet]"
+            f"--output {path}: pyarrow is not installed: pip install 'peftcore-train[parquet]'"
         )
     if resume:
         return

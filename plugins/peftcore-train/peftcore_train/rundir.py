@@ -140,7 +140,11 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        command = f"peftcore train --resume {whole_run(path.parent)}"
+        anew = f" Take it away: {command} writes it anew." if path.name == RESULTS else ""
+        raise CheckpointError(f"{path} cannot be read: {error}.{anew}") from error
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
 
@@ -212,8 +216,19 @@ def write_config(folder: Path, data: dict[str, Any]) -> None:
     write_text(folder / CONFIG, recipes.dump(data))
 
 
+def compared(folder: Path) -> list[Path]:
+    """Return the runs of the comparison that a directory is, each in a folder of its seed."""
+    found = [*folder.glob(f"*/seed-*/{CONFIG}"), *folder.glob(f"*/setting-*/seed-*/{CONFIG}")]
+    return sorted(file.parent for file in found)
+
+
 def check_run(folder: Path) -> None:
     """Raise ConfigError where a folder is no run directory."""
     if not (folder / CONFIG).is_file():
+        runs = [*folder.glob(f"*/{CONFIG}"), *folder.glob(f"*/*/{CONFIG}")]
+        if runs:
+            raise ConfigError(
+                f"{folder} holds runs and is none itself; name one, such as {min(runs).parent}."
+            )
         what = "holds no config.yaml" if folder.is_dir() else "does not exist"
         raise ConfigError(f"{folder} {what}; name a directory that peftcore train wrote.")

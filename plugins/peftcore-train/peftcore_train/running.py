@@ -234,6 +234,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
     if enable is None:
         raise TrainingError(
             f"train.gradient_checkpointing: {type(model).__name__} cannot recompute activations."
+            " Write train.gradient_checkpointing: false."
         )
     enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 

@@ -182,13 +182,16 @@ class TrainSection(Strict):
     trackers: tuple[str, ...] = Field(
         (),
         description="Trackers of accelerate: `tensorboard`, `wandb`, `trackio`, `mlflow`; each is"
-        " an extra, `pip install peftcore-train[tensorboard]`.",
+        " an extra, `pip install 'peftcore-train[tensorboard]'`.",
     )
 
     @model_validator(mode="after")
     def _restarts_are_spaced(self) -> "TrainSection":
         if (self.lr_scheduler == "cosine_with_restarts") != (self.restart_steps is not None):
-            raise ValueError("restart_steps goes with lr_scheduler: cosine_with_restarts")
+            raise ValueError(
+                "restart_steps and lr_scheduler: cosine_with_restarts go together; write both, or"
+                " neither"
+            )
         for name in ("restart_multiplier", "restart_decay", "restart_warmup_steps"):
             default = type(self).model_fields[name].default
             if self.restart_steps is None and getattr(self, name) != default:
@@ -283,11 +286,22 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     for text in overrides:
         section = re.split(r"[.\[=]", text)[0]
         if section not in known:
-            raise ConfigError(
-                f"--set {text}: a recipe has no section {section!r}.{nearest(section, known)} A"
-                f" method's field is set as methods[0].{text}."
-            )
+            where = " or ".join(f"{place}.{text}" for place in _places_of(section))
+            remedy = f" Write {where}." if where else nearest(section, known)
+            raise ConfigError(f"--set {text}: a recipe has no section {section!r}.{remedy}")
     return recipes.read(path, overrides)
+
+
+def _places_of(field: str) -> list[str]:
+    """Return the parts of a recipe that can have a field."""
+    kinds: dict[str, list[type[Strict]]] = {
+        "methods[0]": [resolve(spec.config) for spec in installed().methods.values()],
+        "task": [resolve(spec.config) for spec in installed().tasks.values()],
+        "train": [TrainSection],
+        "data": [DataSection],
+        "backbone": [recipes.BackboneSection],
+    }
+    return [place for place, kind in kinds.items() if any(field in k.model_fields for k in kind)]
 
 
 def jobs_of(document: Document) -> list[Job]:

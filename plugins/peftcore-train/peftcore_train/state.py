@@ -145,7 +145,7 @@ def restore_state(
     try:
         tensors = load_file(state / _TENSORS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{state / _TENSORS} cannot be read: {error}.") from error
+        raise _unreadable(state / _TENSORS, error) from error
     _copy(state, tensors, model, adapter)
     _restore_optimizer(tensors, optimizer)
     if accelerator.scaler is not None and rest["scaler"] is not None:
@@ -229,11 +229,18 @@ def _restore_random(tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
     random.setstate((major, tuple(key_list), gauss))
 
 
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} cannot be read: {error}. Take {file.parent} away, and the run goes on from the"
+        " state before it, or from its beginning."
+    )
+
+
 def _read_rest(state: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads((state / _REST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{state / _REST} cannot be read: {error}.") from error
+        raise _unreadable(state / _REST, error) from error
     return data
 
 

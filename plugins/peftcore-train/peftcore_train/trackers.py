@@ -22,7 +22,7 @@ def check(names: Sequence[str]) -> None:
         if name not in known:
             raise ConfigError(f"train.trackers: no tracker {name!r}.{nearest(name, known)}")
         if name not in ready:
-            package = f"peftcore-train[{name}]" if name in EXTRAS else name
+            package = f"'peftcore-train[{name}]'" if name in EXTRAS else name
             raise ConfigError(f"train.trackers: {name} is not installed: pip install {package}")
 
 

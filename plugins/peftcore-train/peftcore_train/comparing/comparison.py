@@ -76,6 +76,8 @@ def resume(folder: Path, options: Options, progress: Progress) -> tuple[Path, di
         ConfigError: the folder holds none.
     """
     rundir.check_run(folder)
+    if (folder / rundir.METRICS).is_file() or any(folder.glob(f"*/{rundir.METRICS}")):
+        raise ConfigError(f"{folder} is no comparison: peftcore train --resume {folder}")
     cells = cells_of(recipes.read(folder / rundir.CONFIG))
     make = _executor(options)
     left = [cell for cell in cells if not (folder / cell.place / rundir.RESULTS).is_file()]

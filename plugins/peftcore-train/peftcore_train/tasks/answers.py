@@ -73,6 +73,11 @@ def _squad(value: Any, row: Row, column: str) -> list[Answer]:
 
 def _only_place(text: str, context: str, row: Row) -> int:
     times = context.count(text)
+    if not times:
+        raise DataError(
+            f"{row.where}: the answer {text!r} is not in the context. Correct one of the two, or"
+            " leave the row out."
+        )
     if times != 1:
         raise DataError(
             f"{row.where}: the answer {text!r} occurs {times} times in the context; say with"

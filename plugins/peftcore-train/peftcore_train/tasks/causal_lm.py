@@ -128,8 +128,9 @@ class CausalLM(Task):
             raise DataError(
                 f"{row.where}: the assistant says nothing, so there is nothing to learn."
             )
-        if self.config.truncation and limit is not None:
+        if limit is not None:
             _check_begins(said, limit, row)
+        if self.config.truncation and limit is not None:
             ids, said = ids[:limit], said[:limit]
         check_length(len(ids), limit, row)
         labels = [token if learned else IGNORED for token, learned in zip(ids, said, strict=True)]
@@ -278,10 +279,11 @@ def _asked(batch: Batch) -> dict[str, Tensor]:
 
 
 def _check_begins(said: Sequence[bool], limit: int, row: Row) -> None:
-    """Raise DataError where nothing that is to be learned is left after a cut."""
+    """Raise DataError where nothing that is to be learned fits, so that no cut helps."""
     begins = said.index(True)
     if begins >= limit:
         raise DataError(
             f"{row.where}: the prompt alone has {begins} tokens and {limit} fit;"
-            " nothing of the completion is left."
+            " nothing of the completion is left. Raise task.max_length if the model takes more, or"
+            " leave the row out."
         )
