@@ -78,7 +78,11 @@ def metric_of(document: Document, section: FairtuneSection) -> str:
     known = [*groups, " x ".join(groups)] if task.get("cross_groups") else groups
     attribute = section.attribute or (known[0] if len(known) == 1 else None)
     if attribute is None:
-        what = f"name one of {', '.join(known)}" if known else "give the columns as task.groups"
+        columns = (
+            "give the columns as task.groups of a task that has them, as image-classification, or"
+            " judge by all rows, with fairtune.objective: overall_auc"
+        )
+        what = f"name one of {', '.join(known)}" if known else columns
         raise ConfigError(f"{document.file}: {SECTION}.attribute: whose groups? {what}.")
     if attribute not in known:
         raise ConfigError(

@@ -129,8 +129,9 @@ class Cells:
         if is_by_genes(file, self.layer):
             raise DataError(
                 f"{self.path.name}: {self.layer} is stored by genes, so that each cell would be"
-                f" searched for in all of it. Write it by cells: peftcore cells {self.path} NEW.h5ad"
-                f" --layer {self.layer} --min-genes 0, and read NEW.h5ad with task.layer: X."
+                f" searched for in all of it. Write it by cells: peftcore cells {self.path}"
+                f" NEW.h5ad --layer {self.layer} --min-genes 0, and read that with"
+                " task.layer: X."
             )
         found = file[place]
         rows = len(found) if isinstance(found, h5py.Dataset) else len(found["indptr"]) - 1

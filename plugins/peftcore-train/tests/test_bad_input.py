@@ -74,7 +74,7 @@ def test_a_name_that_no_plugin_has_exits_3(section, value, expected, recipe, pef
         (["backbone.source=/no/where"], r"backbone.source: /no/where does not exist"),
         (["task.max_length=100"], r"task.max_length is 100, but the model takes 24 tokens"),
         (["task.max_length=3"], r"train.jsonl:1: \d+ tokens, but only 3 fit. Cut it with"),
-        (["train.restart_steps=3"], r"restart_steps goes with lr_scheduler"),
+        (["train.restart_steps=3"], r"restart_steps and lr_scheduler: cosine_wi"),
         (["train.restart_decay=0.9"], r"restart_decay goes with lr_scheduler"),
         (
             [

@@ -180,7 +180,7 @@ def test_a_setting_of_no_section_says_how_to_set_a_methods_field(recipe, peftcor
         done = peftcore(command, recipe(), "--set", "rank=4")
         assert (done.exit_code, done.stdout) == (2, "")
         assert "--set rank=4: a recipe has no section 'rank'." in done.stderr
-        assert "A method's field is set as methods[0].rank=4." in done.stderr
+        assert "Write methods[0].rank=4." in done.stderr
 
 
 def test_an_outline_encodes_rows_as_the_whole_model_does(bert, llama):
