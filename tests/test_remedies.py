@@ -87,6 +87,8 @@ def texts() -> list[Text]:
     found = []
     for project in projects():
         module = project.replace("-", "_")
+        if find_spec(module) is None:
+            continue  # its methods, tasks and commands are not known here
         folder = ROOT if project == "peftcore" else ROOT / "plugins" / project
         for file in sorted((folder / module).rglob("*.py")):
             tree = ast.parse(file.read_text("utf-8"))
