@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3"}
-SHORTEST, LONGEST = 80, 420
+SHORTEST, LONGEST = 80, 300
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from peftcore import DataError
+from peftcore import ConfigError, DataError
 from peftcore_train.cli.options import as_json, print_json
 
 
@@ -24,6 +24,8 @@ def qa_rows(release: Path, output: Path, corpus: str) -> None:
     """
     from peftcore_biomedqa.releases import READERS
 
+    if output.exists():
+        raise ConfigError(f"{output} exists already; name a new file.")
     count, part = 0, output.with_name(f"{output.name}.part")
     with part.open("w", encoding="utf-8") as file:
         for row in READERS[corpus](release):

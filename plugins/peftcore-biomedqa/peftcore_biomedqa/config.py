@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from peftcore_biomedqa.releases import Pseudo
 from peftcore_train.text import LengthConfig
 
 #: Three ways to ask; the paper's own are not known.
@@ -86,6 +87,11 @@ class BiomedicalQAConfig(LengthConfig):
         if self.contrast_state == "decoder" and not self.contrast:
             raise ValueError("contrast_state goes with contrast above 0")
         return self
+
+    @property
+    def pseudo(self) -> Pseudo | None:
+        """Where pseudo labels are, and how sure they must be."""
+        return Pseudo(self.pseudo_labels, self.confidence) if self.pseudo_labels else None
 
     @property
     def words(self) -> dict[str, str]:

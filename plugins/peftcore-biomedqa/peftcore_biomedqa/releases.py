@@ -24,6 +24,28 @@ class Pseudo(NamedTuple):
     confidence: float
 
 
+def pubmedqa_split(
+    root: Path, split: Split, data: DataSection, part: str, fold: int, pseudo: Pseudo | None,
+    problems: Problems,
+) -> list[Row]:  # fmt: skip
+    """Return a split of PubMedQA for a stage.
+
+    Raises:
+        DataError: a file is missing or does not belong to another one, or the recipe divides what
+            is divided already.
+    """
+    if given := [name for name in ("split", "files", "labels") if getattr(data, name)]:
+        raise DataError(
+            f"data.{given[0]} does not go with task.corpus: pubmedqa has splits of its own. Leave"
+            " one of the two out."
+        )
+    if part == "artificial":
+        return artificial(root, split, data, problems)
+    if pseudo is not None:
+        return pseudo_labelled(root, split, fold, pseudo, problems)
+    return labelled(root, split, fold, problems)
+
+
 def labelled(root: Path, split: Split, fold: int, problems: Problems) -> list[Row]:
     """Return a split of PQA-L: the test of 500, or a part of ten of the others.
 

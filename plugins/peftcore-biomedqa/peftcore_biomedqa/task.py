@@ -66,13 +66,10 @@ class BiomedicalQA(Task):
         found: list[DataError] = []
         if config.corpus == "bioasq":
             rows = releases.questions(root, split, data, found)
-        elif config.part == "artificial":
-            rows = releases.artificial(root, split, data, found)
-        elif config.part == "unlabelled":
-            pseudo = releases.Pseudo(config.pseudo_labels, config.confidence)
-            rows = releases.pseudo_labelled(root, split, config.fold, pseudo, found)
         else:
-            rows = releases.labelled(root, split, config.fold, found)
+            rows = releases.pubmedqa_split(
+                root, split, data, config.part, config.fold, config.pseudo, found
+            )
         if not rows and not found:
             found.append(DataError(f"{data.source} has no question of the split {split}."))
         if problems is None and found:

@@ -74,6 +74,8 @@ def test_artificial_questions_train_before_labelled_ones_test(pubmedqa: Any) -> 
 def test_pseudo_labels_are_taken_where_they_are_sure(pubmedqa: Any, tmp_path: Path) -> None:
     root = pubmedqa()
     printed("qa-rows", root / "ori_pqau.json", tmp_path / "rows.jsonl")
+    again = refused("qa-rows", root / "ori_pqau.json", tmp_path / "rows.jsonl")
+    assert again.endswith("rows.jsonl exists already; name a new file.")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"id", "question", "context"} and len(rows) == 10
     pseudo = tmp_path / "pseudo.jsonl"
@@ -201,6 +203,9 @@ def test_a_test_that_names_other_questions_is_refused(pubmedqa: Any) -> None:
     (root / "test_ground_truth.json").write_text('{"100": "yes", "9": "no"}')
     with pytest.raises(DataError, match=r"ori_pqal.json lacks 1 of the 2 ids of test_ground_truth"):
         ids_of(root, "test")
+    with pytest.raises(DataError, match=r"data\.split does not go with task\.corpus"):
+        data = DataSection(source=str(root), split={"validation": 0.1, "test": 0.1})
+        BiomedicalQA(BiomedicalQAConfig(corpus="pubmedqa")).read(data, "test")
     (root / "test_ground_truth.json").write_text("{}")
     with pytest.raises(DataError, match="has no question of the split test"):
         ids_of(root, "test")

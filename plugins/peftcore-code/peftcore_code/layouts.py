@@ -12,7 +12,7 @@ from pathlib import Path
 from peftcore import DataError, nearest
 from peftcore_code.prompts import Action
 from peftcore_train.data import Row
-from peftcore_train.schema import Split
+from peftcore_train.schema import DataSection, Split
 
 Found = Iterator[Row | DataError]
 
@@ -67,8 +67,24 @@ def tufano(root: Path, action: Action, split: Split) -> Found:
             yield _of_pair(line, where, action)
 
 
-Reader = Callable[[Path, Action, Split], Found]
-LAYOUTS: dict[str, Reader] = {"codereviewer": codereviewer, "tufano": tufano}
+LAYOUTS: dict[str, Callable[[Path, Action, Split], Found]] = {
+    "codereviewer": codereviewer,
+    "tufano": tufano,
+}
+
+
+def released(layout: str, root: Path, action: Action, split: Split, data: DataSection) -> Found:
+    """Read a split of a release.
+
+    Raises:
+        DataError: a file is not there, or the recipe divides what is divided already.
+    """
+    if given := [name for name in ("split", "files", "labels") if getattr(data, name)]:
+        raise DataError(
+            f"data.{given[0]} does not go with task.layout: {layout} has splits of its own. Leave"
+            " one of the two out."
+        )
+    return LAYOUTS[layout](root, action, split)
 
 
 def _number(path: Path) -> tuple[int, str]:

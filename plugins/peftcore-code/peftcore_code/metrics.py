@@ -32,9 +32,9 @@ class MeanExact(MeanLoss):
 
     higher_is_better = True
 
-    def update(self, exact: Tensor, texts: Tensor) -> None:
+    def update(self, exact_match: Tensor, texts: Tensor) -> None:
         """Add the rows of a batch."""
-        super().update(exact, texts)
+        super().update(exact_match, texts)
 
 
 class MeanUnparsable(MeanLoss):

@@ -24,7 +24,7 @@ def scores_of(action: str, written: Sequence[str], wanted: Sequence[str]) -> dic
         **texts,
         "bleu4": [bleu4(*pair) for pair in clean],
         "bleu4_without_stop_words": [bleu4(*pair, stop_words=False) for pair in clean],
-        "exact": [float(text.split() == reference.split()) for text, reference in clean],
+        "exact_match": [float(text.split() == reference.split()) for text, reference in clean],
     }
 
 

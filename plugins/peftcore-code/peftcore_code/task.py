@@ -14,7 +14,7 @@ from peftcore import DataError, Loaded, resolve_source
 from peftcore_code import prompts
 from peftcore_code.answers import says_yes
 from peftcore_code.exercises import ANSWERS, INPUTS, TUFANO_INPUTS, Exercise, Reading, exercise
-from peftcore_code.layouts import LAYOUTS
+from peftcore_code.layouts import released
 from peftcore_code.scores import scores_of
 from peftcore_train.data import Columns, Row, drawn
 from peftcore_train.generation import GenerationConfig, as_texts
@@ -126,7 +126,7 @@ class CodeReview(Task):
             return super().read(data, split, problems)
         root = Path(resolve_source(data.source, "data") or data.source).expanduser()
         rows: list[Row] = []
-        for one in LAYOUTS[layout](root, self.config.action, split):
+        for one in released(layout, root, self.config.action, split, data):
             if isinstance(one, Row):
                 rows.append(one)
             elif problems is None:

@@ -130,6 +130,9 @@ def test_what_is_damaged_is_named_with_its_line(release: Path, tmp_path: Path) -
     assert str(one) == "val.tsv:1: 3 columns, but a row is a source, a tab and a target."
     with pytest.raises(DataError, match=r"has no Code_Refinement/ref-train\.jsonl. It holds"):
         next(codereviewer(tmp_path / "Comment_Generation", "refinement", "train"))
+    data = DataSection(source=str(release), split={"validation": 0.1, "test": 0.1})
+    with pytest.raises(DataError, match=r"data\.split does not go with task\.layout"):
+        CodeReview(CodeReviewConfig(layout="codereviewer")).read(data, "train")
     with pytest.raises(DataError, match="Did you mean Comment_Generation"):
         next(codereviewer(tmp_path / "Coment_Generation", "comment", "train"))
 

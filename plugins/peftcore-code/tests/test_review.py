@@ -15,6 +15,7 @@ from peftcore import ConfigError, DataError, backbone_named, validated
 from peftcore.testing import run_in_process
 from peftcore_code.task import CodeReview, CodeReviewConfig
 from peftcore_train.data import Row
+from peftcore_train.schema import jobs_of, read_recipe
 from peftcore_train.testing.program import printed
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -95,7 +96,7 @@ def test_scores_of_written_code_leave_tags_and_blanks_out(
     monkeypatch.setattr(loaded.tokenizer, "batch_decode", lambda *_, **__: [*written])
     with torch.no_grad():
         scores = task.score(loaded.model, batch)
-    assert scores["exact"].tolist() == [1, 0]
+    assert scores["exact_match"].tolist() == [1, 0]
     assert scores["bleu4"].tolist() == pytest.approx([1, math.exp(-4)])
 
 
@@ -103,8 +104,12 @@ def test_scores_of_written_code_leave_tags_and_blanks_out(
 def smoke(tmp_path: Path, reviewer: Path) -> Callable[..., dict[str, Any]]:
     """Return what trains a recipe of examples/ in a small size."""
 
-    def trained(recipe: str, source: Path, **sections: Any) -> dict[str, Any]:
+    def trained(recipe: str, source: Path, arm: str = "", **sections: Any) -> dict[str, Any]:
         content = yaml.safe_load((EXAMPLES / recipe).read_text())
+        if arm:
+            assert len(jobs_of(read_recipe(EXAMPLES / recipe))) == 3
+            content["methods"] = content.pop("compare")[arm]
+            del content["seeds"]
         small = {"max_steps": 2, "epochs": 1, "batch_size": 2, "device": "cpu"}
         content["train"] |= {**small, "gradient_accumulation_steps": 1, "mixed_precision": "no"}
         content["task"] |= {"max_length": 128, "max_new_tokens": 4, **sections.pop("task", {})}
@@ -156,6 +161,15 @@ def test_llama_adapter_learns_whether_a_comment_is_needed(
     line = json.dumps({"patch": change()["patch"]})
     answer = json.loads(printed("predict", run, "--input", "-", input=line))
     assert isinstance(answer["needs_comment"], bool) and "completion" in answer
+
+
+def test_code_is_revised_in_the_comparison_on_the_standard_library(
+    tmp_path: Path, smoke: Callable[..., dict]
+) -> None:
+    splits = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
+    pair = {"old": "a == b", "comment": "why", "new": "a is b"}
+    found = smoke("compare-refinement.yaml", write(tmp_path / "pairs", splits, pair), "lora")
+    assert found["test"]["bleu4"] >= 0 and "exact_match" in found["test"]
 
 
 @pytest.mark.parametrize(
