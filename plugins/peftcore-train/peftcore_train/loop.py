@@ -183,6 +183,9 @@ class Loop:
             self.position.batch += 1
             if self.accelerator.sync_gradients:
                 self._step()
+        self._after_batch()
+
+    def _after_batch(self) -> None:
         if self.losses.full:
             self._settle()
         # between the batches of one step there is nothing that a state could hold
@@ -275,11 +278,15 @@ class Loop:
     def _save_adapter(self) -> None:
         place = self.session.folder / ADAPTER
         try:
-            peftcore.save(self.adapter, place, extra={"recipe": self.session.description})
+            peftcore.save(self.adapter, place, extra=self.extra())
         except CheckpointError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
             raise unwritable(place, error.__cause__) from error
+
+    def extra(self) -> dict[str, Any]:
+        """Return what is stored with every adapter of the run."""
+        return {"recipe": self.session.description}
 
     def _better(self, value: float, before: float) -> bool:
         return value > before if self.greater else value < before
@@ -306,7 +313,7 @@ class Loop:
                 self.session.optimizer,
                 self.accelerator,
                 keep=self.section.save_total_limit,
-                extra={"recipe": self.session.description},
+                extra=self.extra(),
             )
         if wait:
             self.accelerator.wait_for_everyone()

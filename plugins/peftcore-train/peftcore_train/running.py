@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from peftcore_train.row_scores import RowScores
 from peftcore_train.schema import Job, Split, TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.task import Features, Task
+
+LoopMaker = Callable[[Session, state.Position], Loop]
 
 
 @dataclass
@@ -85,8 +87,17 @@ def make_accelerator(section: TrainSection, folder: Path | None = None) -> Accel
     )
 
 
-def run(job: Job, folder: Path, stop: Stop, progress: Progress) -> dict[str, Any]:
+def run(
+    job: Job, folder: Path, stop: Stop, progress: Progress, loop: LoopMaker = Loop
+) -> dict[str, Any]:
     """Train one set of methods in its run directory, which may hold a saved state.
+
+    Args:
+        job: the recipe.
+        folder: the run directory.
+        stop: whether the user asked to stop.
+        progress: where to say how it goes.
+        loop: makes the training loop, which a plugin may have one of its own for.
 
     Returns:
         What ``results.json`` holds.
@@ -97,7 +108,7 @@ def run(job: Job, folder: Path, stop: Stop, progress: Progress) -> dict[str, Any
     started = time.monotonic()
     progress.log = folder / rundir.LOG
     progress.silent = not processes.is_main()
-    outcome = _fit(job, folder, stop, progress)
+    outcome = _fit(job, folder, stop, progress, loop)
     # the trained model is in reference cycles; the fresh one shall have its memory
     gc.collect()
     results = _finish(job, folder, outcome, progress)
@@ -126,7 +137,7 @@ class Outcome:
     parameters: dict[str, float]
 
 
-def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
+def _fit(job: Job, folder: Path, stop: Stop, progress: Progress, make_loop: LoopMaker) -> Outcome:
     prepared = prepare(job, progress)
     description = job.resolved(**prepared.task.learned())
     session = _session(prepared, folder, description, stop, progress)
@@ -145,7 +156,7 @@ def _fit(job: Job, folder: Path, stop: Stop, progress: Progress) -> Outcome:
     position = _restored(session)
     if job.recipe.train.trackers:
         trackers.begin(accelerator, job.recipe.name, folder, description, position.step)
-    loop = Loop(session, position)
+    loop = make_loop(session, position)
     try:
         loop.run()
     except BaseException:

@@ -1,0 +1,62 @@
+"""``peftcore private``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peftcore import ConfigError
+from peftcore_train.cli.options import as_json, print_json, quiet, settings
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@settings
+@click.option(
+    "--epsilon",
+    "epsilons",
+    type=float,
+    multiple=True,
+    help="Budget of a run, in place of the recipe's; can be repeated.",
+)
+@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on with the runs of this directory.",
+)
+@as_json
+@quiet
+def private(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    epsilons: tuple[float, ...],
+    output: str | None,
+    resume: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train RECIPE so that no training row has more say than a budget epsilon allows."""
+    if resume is not None and (recipe or overrides or epsilons or output):
+        raise ConfigError("--resume goes on with its own recipe; nothing can be changed.")
+    if resume is None and recipe is None:
+        raise ConfigError("name a recipe, or a directory with --resume.")
+
+    from peftcore_private import runs
+    from peftcore_train.fitting import print_fitting
+    from peftcore_train.progress import Progress
+    from peftcore_train.schema import read_recipe
+
+    changes: dict[str, Any] = {"epsilon": list(epsilons)} if epsilons else {}
+    progress = Progress(quiet=quiet)
+    if resume is not None:
+        folder, found = resume, runs.go_on(resume, progress)
+    else:
+        assert recipe is not None
+        document = read_recipe(recipe, overrides)
+        folder, found = runs.begin(document, changes, output, progress)
+    if as_json:
+        print_json({"directory": str(folder), **found})
+    else:
+        print_fitting(runs.columns_of(found))
+        progress.say(f"adapters and results: {folder}")
