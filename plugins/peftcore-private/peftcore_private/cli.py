@@ -1,4 +1,4 @@
-"""``peftcore private``."""
+"""``peftcore private`` and ``peftcore federated``."""
 
 from pathlib import Path
 from typing import Any
@@ -60,3 +60,32 @@ def private(
     else:
         print_fitting(runs.columns_of(found))
         progress.say(f"adapters and results: {folder}")
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@settings
+@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@as_json
+@quiet
+def federated(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train the adapter of RECIPE on the rows of several clients, which send no rows."""
+    from peftcore_private import federated
+    from peftcore_train.fitting import print_fitting
+    from peftcore_train.progress import Progress
+    from peftcore_train.schema import read_recipe
+
+    progress = Progress(quiet=quiet)
+    folder, found = federated.begin(read_recipe(recipe, overrides), output, progress)
+    if as_json:
+        print_json({"directory": str(folder), **found})
+    else:
+        print_fitting(federated.columns_of(found))
+        metric = found["metric"]
+        progress.say(f"test {metric} {found['test'][metric]:.4f}; adapter: {folder / 'adapter'}")

@@ -1,4 +1,4 @@
-"""The ``private`` section of a recipe. Imports no torch."""
+"""The ``private`` and ``federated`` sections of a recipe. Imports no torch."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peftcore import Strict
 
-SECTION = "private"
+SECTION, FEDERATED = "private", "federated"
 
 
 class PrivateSection(Strict):
@@ -78,3 +78,32 @@ class PrivateSection(Strict):
     def budgets(self) -> tuple[float | None, ...]:
         """The budget of each run; None where the noise is given."""
         return self.epsilon if self.noise_multiplier is None else (None,)
+
+
+class FederatedSection(Strict):
+    """Who trains, and what is sent."""
+
+    clients: int = Field(
+        2, ge=2, le=10_000, description="Clients that the training rows are dealt to at random."
+    )
+    column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of the training rows that says whose a row is, such as `hospital`, in"
+        " place of `clients`.",
+    )
+    rounds: int = Field(3, ge=1, le=100_000, description="Rounds of training and averaging.")
+    local_epochs: int = Field(
+        1, ge=1, le=10_000, description="Passes of a client over its rows in a round."
+    )
+    fraction: float = Field(1.0, gt=0, le=1, description="Share of the clients in each round.")
+    freeze_A: bool = Field(
+        False,
+        description="Train B of LoRA alone, with the same A everywhere: the mean of the products is"
+        " then the product of the means (FFA-LoRA), and half is sent.",
+    )
+    secure_aggregation: bool = Field(
+        False,
+        description="Clients hide what they send behind masks that cancel out in the sum (SecAgg+);"
+        " the server learns the sum alone. Takes three clients at least.",
+    )

@@ -236,13 +236,14 @@ def parted(document: Document, name: str, model: type[M]) -> tuple[Document, M]:
         ConfigError: a field of the section does not fit.
     """
     data = {key: value for key, value in document.data.items() if key != name}
-    section: M | None = model()
-    if document.data.get(name) is not None:
-        found = Problems()
-        section = checked(document, model, found, loc=(name,), label=name)
-        found.raise_any()
+    bare = Document(document.file, data, document.origins)
+    if document.data.get(name) is None:
+        return bare, model()
+    found = Problems()
+    section = checked(document, model, found, loc=(name,), label=name)
+    found.raise_any()
     assert section is not None
-    return Document(document.file, data, document.origins), section
+    return bare, section
 
 
 def checked(
