@@ -38,6 +38,9 @@ def begin(
     """
     if document.data.get(COMPOSE) is None:
         raise ConfigError(f"{document.file}: name the adapters to add up, as compose.adapters.")
+    for name in ("compare", "seeds"):
+        if name in document.data:
+            raise ConfigError(f"{document.file}: compose takes one seed; leave {name} out.")
     bare, section = parted(anchored(document), COMPOSE, ComposeSection)
     if section.shots is not None:
         origin = Origin(COMPOSE, 1 << 30)

@@ -8,12 +8,13 @@ from typing import Any
 from accelerate.utils import set_seed
 
 import peftcore
-from peftcore import ConfigError
+from peftcore import Adapter, ConfigError
 from peftcore_meta.learning import Learner
 from peftcore_meta.section import META, MetaSection
 from peftcore_train import building, recipes, rundir
 from peftcore_train.errors import Interrupted
 from peftcore_train.fitting import Column
+from peftcore_train.loop import train_mode
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
 from peftcore_train.reading import encoded, examine
@@ -145,8 +146,9 @@ def _learn(
     set_seed(job.recipe.seed)
     accelerator = make_accelerator(job.recipe.train)
     adapter = building.attach(job, task, prepared.model, loaded, prepared.features["train"])
+    _check_methods(adapter)
     model = accelerator.prepare_model(prepared.model)
-    model.train()
+    train_mode(model)
     learner = Learner(task, model, adapter, job.recipe.train, section, accelerator, job.recipe.seed)
     losses = getattr(learner, start)(rows, progress)
     tenth = max(1, len(losses) // 10)
@@ -154,6 +156,16 @@ def _learn(
     progress.say(f"{start}: loss {first:.4f} in the first tenth, {last:.4f} in the last")
     peftcore.save(adapter, place, extra={"recipe": job.resolved(**task.learned())})
     return place
+
+
+def _check_methods(adapter: Adapter) -> None:
+    """Refuse methods that act between the steps of one run, of which there are many here."""
+    for hook in ("peftcore_before_run", "peftcore_after_step", "peftcore_after_run"):
+        for method, _ in adapter.methods.each(hook):
+            raise ConfigError(
+                f"{method.label} acts between the steps of a run, and a start is learned in many"
+                f" short ones. Take another method, or {META}.starts: [{_SCRATCH}]."
+            )
 
 
 def _outcome(place: Path, start: str, draw: int) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class Learner:
             The mean loss of each outer step.
         """
         section, losses = self.section, []
-        for i in progress.counted(range(section.iterations), "reptile", section.iterations):
+        for i in progress.counted(
+            range(section.iterations), "reptile", section.iterations, unit="steps"
+        ):
             start = [p.detach().clone() for p in self.parameters]
             ends = [torch.zeros_like(p) for p in start]
             seen: list[float] = []
@@ -92,7 +94,9 @@ class Learner:
         """
         section, losses = self.section, []
         optimizer = building.optimizer(self.adapter, self.train)
-        for _ in progress.counted(range(section.iterations), "joint", section.iterations):
+        for _ in progress.counted(
+            range(section.iterations), "joint", section.iterations, unit="steps"
+        ):
             seen: list[float] = []
             for name in self._drawn(tasks):
                 rows = self._mini_task(tasks[name])

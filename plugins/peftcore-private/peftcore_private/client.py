@@ -11,6 +11,7 @@ from peftcore import Adapter
 from peftcore_train import building
 from peftcore_train.batches import TrainingBatches, lengths_of, loader
 from peftcore_train.errors import TrainingError
+from peftcore_train.loop import train_mode
 from peftcore_train.schema import TrainSection
 from peftcore_train.task import Features, Task
 
@@ -56,7 +57,7 @@ class Site:
         optimizer = building.optimizer(self.adapter, self.train)
         batches = TrainingBatches(lengths_of(rows), self.train, seed)
         losses = []
-        self.model.train()
+        train_mode(self.model)
         for batches.epoch in range(epochs):
             for batch in loader(self.task, rows, batches, self.train.num_workers):
                 batch = send_to_device(batch, self.accelerator.device)

@@ -44,6 +44,11 @@ def begin(
             "federated training needs Flower, which wants older versions of some packages: pip"
             " install peftcore-private[federated], best in an environment of its own."
         )
+    for name in ("compare", "seeds"):
+        if name in document.data:
+            raise ConfigError(
+                f"{document.file}: federated training takes methods and one seed; leave {name} out."
+            )
     bare, section = parted(anchored(document), FEDERATED, FederatedSection)
     job = job_of(bare)
     prepared = prepare(job, progress)
@@ -54,6 +59,7 @@ def begin(
     accelerator = make_accelerator(job.recipe.train)
     features = prepared.features["train"]
     adapter = building.attach(job, prepared.task, prepared.model, prepared.loaded, features)
+    _check_methods(adapter)
     if section.freeze_A:
         freeze(adapter)
     folder = rundir.create(output or job.recipe.output, job.recipe.name)
@@ -137,6 +143,16 @@ def _check_secure(section: FederatedSection, clients: int) -> None:
             f"{FEDERATED}.secure_aggregation: {drawn} clients take part in a round; of two each"
             f" could take its own part from the sum. {_LEAST_SECURE} are needed at least."
         )
+
+
+def _check_methods(adapter: Adapter) -> None:
+    """Refuse methods that act between the steps of one run, of which each client has many."""
+    for hook in ("peftcore_before_run", "peftcore_after_step", "peftcore_after_run"):
+        for method, _ in adapter.methods.each(hook):
+            raise ConfigError(
+                f"{method.label} acts between the steps of a run, and clients train in many short"
+                " ones. Take another method."
+            )
 
 
 def _save(folder: Path, prepared: Prepared, adapter: Adapter, section: FederatedSection) -> None:

@@ -16,7 +16,7 @@ from peftcore_private.sampling import PoissonBatches, derived
 from peftcore_private.section import SECTION, PrivateSection
 from peftcore_train.batches import EncodedRows
 from peftcore_train.errors import TrainingError
-from peftcore_train.loop import Loop, Session, total_steps
+from peftcore_train.loop import Loop, Session, total_steps, train_mode
 from peftcore_train.schema import TrainSection
 from peftcore_train.state import Position
 from peftcore_train.task import Features, inner
@@ -106,6 +106,7 @@ class PrivateLoop(Loop):
     def _check(self, rows: Sequence[Features]) -> None:
         """Look at the first rows: is every tensor reached, and how can gradients be made?"""
         self.session.model.eval()
+        self.gradients.check_alive(rows)
         why = self.gradients.choose(self.private.gradients, rows)
         if why and self.private.gradients == "batches":
             raise ConfigError(f"{SECTION}.gradients: batches: {why}. Write rows, or auto.")
@@ -122,7 +123,7 @@ class PrivateLoop(Loop):
             f" {self.total} steps"
         )
         self.checked = True
-        self._train_mode()
+        train_mode(self.session.model)
 
 
 def guarantee(budget: Budget, steps: int) -> dict[str, Any]:

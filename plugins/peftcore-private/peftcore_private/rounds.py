@@ -25,16 +25,25 @@ from peftcore_private.section import FederatedSection
 from peftcore_train.errors import TrainingError
 from peftcore_train.task import Features
 
+#: Greatest number that secure aggregation carries, Flower's default; it would cut what is more.
+_MOST = 8.0
+
 
 class _Client(NumPyClient):
-    def __init__(self, site: Site, rows: Sequence[Features], epochs: int, seed: int):
-        self.site, self.rows, self.epochs, self.seed = site, rows, epochs, seed
+    def __init__(self, site: Site, rows: Sequence[Features], section: FederatedSection, seed: int):
+        self.site, self.rows, self.section, self.seed = site, rows, section, seed
 
     def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict]:
         """Train on this client's rows from the values of the server."""
         self.site.put([torch.from_numpy(a) for a in parameters])
-        loss = self.site.fit(self.rows, self.epochs, self.seed + 100_003 * int(config["round"]))
+        seed = self.seed + 100_003 * int(config["round"])
+        loss = self.site.fit(self.rows, self.section.local_epochs, seed)
         values = [value.numpy() for value in self.site.values()]
+        if self.section.secure_aggregation and max(abs(v).max() for v in values) > _MOST:
+            raise TrainingError(
+                f"a trained number is beyond {_MOST:g}, which secure aggregation would cut: lower"
+                " train.learning_rate, or train without secure_aggregation."
+            )
         return values, len(self.rows), {"loss": loss}
 
 
@@ -146,7 +155,7 @@ def train(
 
     def client_fn(context: Context) -> Any:
         index = int(context.node_config["client"])
-        return _Client(site, clients[index], section.local_epochs, seed + index).to_client()
+        return _Client(site, clients[index], section, seed + index).to_client()
 
     mods = [secaggplus_mod] if section.secure_aggregation else []
     grid = InProcess(ClientApp(client_fn=client_fn, mods=mods), len(clients))
@@ -181,7 +190,10 @@ def train(
         client_manager=SimpleClientManager(),
     )
     secure = SecAggPlusWorkflow(
-        num_shares=1.0, reconstruction_threshold=0.6, max_weight=max(map(len, clients))
+        num_shares=1.0,
+        reconstruction_threshold=0.6,
+        max_weight=max(map(len, clients)),
+        clipping_range=_MOST,
     )
     DefaultWorkflow(fit_workflow=secure if section.secure_aggregation else None)(grid, context)
     if done != list(range(1, section.rounds + 1)):

@@ -34,6 +34,14 @@ class RowGradients:
             return self.by_batch(rows)
         return self.by_row(rows)
 
+    def check_alive(self, rows: Sequence[Features]) -> None:
+        """Check that everything trained gets a gradient.
+
+        Raises:
+            DeadPieceError: a piece never ran, or its gradient does not reach it.
+        """
+        self.adapter.check_alive(self._loss(rows))
+
     def by_row(self, rows: Sequence[Features]) -> Gradients:
         """Return the gradients by a pass for each row."""
         found = {p: p.new_zeros((len(rows), *p.shape)) for p in self.parameters}

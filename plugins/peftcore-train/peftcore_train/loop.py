@@ -61,6 +61,15 @@ class Session:
     progress: Progress
 
 
+def train_mode(model: nn.Module) -> None:
+    """Switch a model to training; statistics of batch norms that nothing trains stay."""
+    model.train()
+    for module in model.modules():
+        trained = any(p.requires_grad for p in module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not trained:
+            module.eval()
+
+
 def total_steps(section: TrainSection, batches: int, accelerator: Accelerator) -> int:
     """Return the number of optimiser steps of a whole run."""
     mine = math.ceil(batches / int(accelerator.num_processes))
@@ -139,7 +148,7 @@ class Loop:
     def _epoch(self) -> None:
         batches = self.session.batches
         batches.epoch, batches.start = self.position.epoch, self.position.batch
-        self._train_mode()
+        train_mode(self.session.model)
         if not self._steps_done() and self.position.batch < len(batches):
             for batch in self.session.loader:
                 try:
@@ -160,14 +169,6 @@ class Loop:
         self.position.epoch += 1
         self.position.batch, self.position.loss_sum = 0, 0.0
         self.save()
-
-    def _train_mode(self) -> None:
-        """Switch to training; statistics of batch norms that nothing trains stay."""
-        self.session.model.train()
-        for module in self.session.model.modules():
-            trained = any(p.requires_grad for p in module.parameters(recurse=False))
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not trained:
-                module.eval()
 
     def _batch(self, batch: Any) -> None:
         with self.accelerator.accumulate(self.session.model):
