@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 import peftcore
-from peftcore import Adapter, ConfigError
+from peftcore import ConfigError, Plan
 from peftcore_meta.learning import Learner
 from peftcore_meta.section import META, MetaSection
 from peftcore_train import building, recipes, rundir
@@ -52,7 +52,9 @@ def begin(
     if job.recipe.start is not None:
         raise ConfigError(f"{document.file}: from: the start is what is learned; leave it out.")
     _check_tasks(bare, section, job)
-    rehearse([job_of(_trial(bare, section, 0, None))])
+    plan, _ = rehearse([job_of(_trial(bare, section, 0, None))])[""]
+    if set(section.starts) != {_SCRATCH}:
+        _check_methods(plan)
     folder = rundir.create(output or job.recipe.output, job.recipe.name)
     rundir.write_config(folder, document.data)
     return folder, go_on(folder, progress)
@@ -146,7 +148,6 @@ def _learn(
     set_seed(job.recipe.seed)
     accelerator = make_accelerator(job.recipe.train)
     adapter = building.attach(job, task, prepared.model, loaded, prepared.features["train"])
-    _check_methods(adapter)
     model = accelerator.prepare_model(prepared.model)
     train_mode(model)
     learner = Learner(task, model, adapter, job.recipe.train, section, accelerator, job.recipe.seed)
@@ -158,10 +159,10 @@ def _learn(
     return place
 
 
-def _check_methods(adapter: Adapter) -> None:
+def _check_methods(plan: Plan) -> None:
     """Refuse methods that act between the steps of one run, of which there are many here."""
     for hook in ("peftcore_before_run", "peftcore_after_step", "peftcore_after_run"):
-        for method, _ in adapter.methods.each(hook):
+        for method, _ in plan.methods.each(hook):
             raise ConfigError(
                 f"{method.label} acts between the steps of a run, and a start is learned in many"
                 f" short ones. Take another method, or {META}.starts: [{_SCRATCH}]."

@@ -220,6 +220,11 @@ def test_adapters_of_runs_are_composed_for_another_split(recipe, tmp_path):
             "meta.tasks.a: its labels are ['good', 'bad'], those of the recipe ['bad', 'good']",
         ),
         ("meta", {"meta": {"tasks": TASKS}, "seeds": [0]}, "meta takes methods and one seed"),
+        (
+            "meta",
+            {"meta": {"tasks": TASKS}, "methods": ["adalora"]},
+            "adalora acts between the steps of a run, and a start is learned in many short ones",
+        ),
         ("compose", {}, "name the adapters to add up, as compose.adapters."),
         (
             "compose",

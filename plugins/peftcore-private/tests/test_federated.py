@@ -74,6 +74,8 @@ def test_a_frozen_A_stays_is_not_sent_and_secure_sums_are_the_plain_ones(recipe)
         ({"federated": {"clients": 25}}, "federated.clients: 25 share 24 rows; name fewer."),
         ({"federated": {"column": "labl"}}, "no column 'labl'. Did you mean label?"),
         ({"methods": ["bitfit"], "federated": {"freeze_A": True}}, "no method here has an A"),
+        ({"methods": ["adalora"]}, "adalora acts between the steps of a run, and clients train in"),
+        ({"seeds": [0]}, "federated training takes methods and one seed; leave seeds out."),
         ({"federated": {"client": 2}}, "federated.client is not a field of federated. Did you"),
     ],
 )
