@@ -88,16 +88,19 @@ class PrivateLoop(Loop):
             self._check(rows[: self.private.rows_at_once])
         self.noise.manual_seed(derived(self.noise_seed, "noise", self.position.step))
         parts = in_parts(rows, self.private.rows_at_once)
+        losses = []
         for last, part in zip((*[False] * (len(parts) - 1), True), parts, strict=True):
             found, loss = self.gradients(part)
             for parameter, gradients in found.items():
                 parameter.grad_sample = gradients  # type: ignore[attr-defined]
-            if part:
-                self.losses.add(self.position.step + 1, loss, loss)
+            losses.append(loss * (len(part) / max(1, len(rows))))
             if not last:
                 optimizer.signal_skip_step(True)
                 optimizer.step()
                 optimizer.zero_grad()
+        if rows:
+            whole = torch.stack(losses).sum()
+            self.losses.add(self.position.step + 1, whole, whole)
         self.position.batch += 1
         self._settle()  # before a loss that is not finite reaches what is trained
         self._step()

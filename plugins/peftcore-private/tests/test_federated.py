@@ -92,3 +92,10 @@ def test_clients_can_be_told_by_a_column(recipe):
     done = run_in_process("federated", recipe(federated=section))
     assert done.exit_code == 0, done.output + str(done.exception)
     assert "validation" in done.stdout and "round 1: validation accuracy" in done.stderr
+
+
+@needs_flower
+def test_numbers_that_a_secure_sum_would_cut_end_the_run(recipe):
+    section = {"clients": 3, "rounds": 1, "local_epochs": 3, "secure_aggregation": True}
+    done = run_in_process("federated", recipe({"learning_rate": 8.0}, federated=section), "-q")
+    assert done.exit_code == 1 and "beyond 8, which secure aggregation would cut" in done.stderr

@@ -116,8 +116,9 @@ def test_a_step_is_the_sum_of_cut_gradients_over_the_rows_drawn_on_average(recip
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0  # so that gradients can be made again
             before = {p: p.detach().clone() for p in self.gradients.parameters}
-            found, _ = self.gradients.by_row(rows)
+            found, loss = self.gradients.by_row(rows)
             super()._batch(rows)
+            assert self.loss == pytest.approx(loss.item(), rel=1e-4), "of all its rows"
             norms = sum(g.flatten(1).square().sum(1) for g in found.values()).sqrt()
             assert float(norms.max()) > 0.05, "something is cut"
             factor = (0.05 / norms).clamp(max=1)
