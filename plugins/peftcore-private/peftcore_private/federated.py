@@ -56,19 +56,37 @@ def begin(
     names, clients = dealt(rows, prepared.features["train"], section, job.recipe.seed)
     _check_secure(section, len(clients))
     set_seed(job.recipe.seed)
-    accelerator = make_accelerator(job.recipe.train)
-    features = prepared.features["train"]
-    adapter = building.attach(job, prepared.task, prepared.model, prepared.loaded, features)
+    adapter = building.attach(
+        job, prepared.task, prepared.model, prepared.loaded, prepared.features["train"]
+    )
     _check_methods(adapter)
     if section.freeze_A:
         freeze(adapter)
     folder = rundir.create(output or job.recipe.output, job.recipe.name)
     rundir.write_config(folder, document.data)
-    scorer = Scorer(
-        prepared.task, prepared.model, accelerator, job.recipe.train, Progress(quiet=True)
-    )
-    site = Site(prepared.task, prepared.model, adapter, job.recipe.train, accelerator)
-    metric, _ = prepared.task.chosen_metric(job.recipe.train.metric_for_best)
+    found = {
+        "name": job.recipe.name,
+        "clients": {name: len(part) for name, part in zip(names, clients, strict=True)},
+        **_trained(prepared, adapter, clients, section, progress),
+    }
+    _save(folder, prepared, adapter, section)
+    rundir.write_json(folder / FOUND, found)
+    return folder, found
+
+
+def _trained(
+    prepared: Prepared,
+    adapter: Adapter,
+    clients: Sequence[Sequence[Features]],
+    section: FederatedSection,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train in rounds, and return what is known of each and of the end."""
+    recipe, quiet = prepared.job.recipe, Progress(quiet=True)
+    accelerator = make_accelerator(recipe.train)
+    scorer = Scorer(prepared.task, prepared.model, accelerator, recipe.train, quiet)
+    site = Site(prepared.task, prepared.model, adapter, recipe.train, accelerator)
+    metric, _ = prepared.task.chosen_metric(recipe.train.metric_for_best)
     rounds: list[dict[str, Any]] = []
 
     def after(which: int, sent: dict[str, int]) -> None:
@@ -82,18 +100,13 @@ def begin(
     # an optional dependency, which may not be there
     from peftcore_private.rounds import train
 
-    train(site, clients, section, job.recipe.seed, after)
-    found = {
-        "name": job.recipe.name,
-        "clients": {name: len(part) for name, part in zip(names, clients, strict=True)},
+    train(site, clients, section, recipe.seed, after)
+    return {
         "sent": sum(p.numel() for p in site.parameters),
         "metric": metric,
         "rounds": rounds,
         "test": scorer.score(prepared.features["test"], "test"),
     }
-    _save(folder, prepared, adapter, section)
-    rundir.write_json(folder / FOUND, found)
-    return folder, found
 
 
 def dealt(

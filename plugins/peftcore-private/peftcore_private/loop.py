@@ -41,15 +41,22 @@ class PrivateLoop(Loop):
     def __init__(
         self, session: Session, position: Position, section: PrivateSection, epsilon: float | None
     ):
-        check_section(session.section)
         check_adapter(session.adapter, inner(session.model))
         if session.accelerator.num_processes > 1:
             raise ConfigError("private training runs in one process; start it without accelerate.")
-        encoded = session.loader.dataset
-        assert isinstance(encoded, EncodedRows)
         self.private = section
         given = section.noise_seed
         self.noise_seed = secrets.randbits(63) if given is None else given
+        self._sample(session)
+        self._add_noise(session, epsilon)
+        device = session.accelerator.device
+        self.gradients = RowGradients(session.task, session.model, session.adapter, device)
+        super().__init__(session, position)
+
+    def _sample(self, session: Session) -> None:
+        """Have rows drawn by Poisson sampling."""
+        encoded = session.loader.dataset
+        assert isinstance(encoded, EncodedRows)
         # the loader gives rows, not batches: a step may draw none, or more than fit at once
         session.batches = PoissonBatches(len(encoded), session.section, self.noise_seed)
         session.loader = DataLoader(
@@ -59,15 +66,17 @@ class PrivateLoop(Loop):
             num_workers=session.section.num_workers,
             generator=torch.Generator(),
         )
+
+    def _add_noise(self, session: Session, epsilon: float | None) -> None:
+        """Have the optimiser cut gradients and add as much noise as the budget asks for."""
         self.budget = budget_of(
-            section,
+            self.private,
             epsilon,
-            rows=len(encoded),
+            rows=len(session.batches.lengths),
             batch_size=session.section.batch_size,
             steps=total_steps(session.section, len(session.batches), session.accelerator),
         )
-        device = session.accelerator.device
-        self.noise = torch.Generator(device)
+        self.noise = torch.Generator(session.accelerator.device)
         session.optimizer = DPOptimizer(
             getattr(session.optimizer, "optimizer", session.optimizer),
             noise_multiplier=self.budget.noise_multiplier,
@@ -75,8 +84,6 @@ class PrivateLoop(Loop):
             expected_batch_size=session.section.batch_size,
             generator=self.noise,
         )
-        self.gradients = RowGradients(session.task, session.model, session.adapter, device)
-        super().__init__(session, position)
 
     def extra(self) -> dict[str, Any]:
         """Return what is stored with the adapter, its guarantee among it."""

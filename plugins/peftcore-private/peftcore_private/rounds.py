@@ -25,6 +25,8 @@ from peftcore_private.section import FederatedSection
 from peftcore_train.errors import TrainingError
 from peftcore_train.task import Features
 
+#: Told of each round, and of the bytes that were sent to clients and back.
+After = Callable[[int, dict[str, int]], None]
 #: Greatest number that secure aggregation carries, Flower's default; it would cut what is more.
 _MOST = 8.0
 
@@ -116,6 +118,31 @@ class InProcess(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
+class _Averaging(FedAvg):
+    """FedAvg whose means are put into the site.
+
+    Attributes:
+        done: rounds that came to a mean.
+    """
+
+    def __init__(self, site: Site, grid: InProcess, after: After, **options: Any):
+        super().__init__(**options)
+        self.site, self.grid, self.after = site, grid, after
+        self.done: list[int] = []
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+        """Return the mean of the clients, which the site has then."""
+        mean, metrics = super().aggregate_fit(server_round, results, failures)
+        if mean is not None:
+            arrays = parameters_to_ndarrays(mean)
+            self.site.put([torch.from_numpy(a.astype("float32")) for a in arrays])
+            self.done.append(server_round)
+            grid = self.grid
+            self.after(server_round, {"down": grid.bytes_down, "up": grid.bytes_up})
+            grid.bytes_down = grid.bytes_up = 0
+        return mean, metrics
+
+
 def size_of(content: RecordDict) -> int:
     """Return the bytes of arrays, and of texts and bytes, in a message."""
     arrays = sum(
@@ -137,7 +164,7 @@ def train(
     clients: Sequence[Sequence[Features]],
     section: FederatedSection,
     seed: int,
-    after: Callable[[int, dict[str, int]], None],
+    after: After,
 ) -> None:
     """Train in rounds; the site has the mean of the clients at the end.
 
@@ -159,22 +186,10 @@ def train(
 
     mods = [secaggplus_mod] if section.secure_aggregation else []
     grid = InProcess(ClientApp(client_fn=client_fn, mods=mods), len(clients))
-    done: list[int] = []
-
-    class Averaging(FedAvg):
-        """FedAvg whose means are put into the site."""
-
-        def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
-            mean, metrics = super().aggregate_fit(server_round, results, failures)
-            if mean is not None:
-                arrays = parameters_to_ndarrays(mean)
-                site.put([torch.from_numpy(a.astype("float32")) for a in arrays])
-                done.append(server_round)
-                after(server_round, {"down": grid.bytes_down, "up": grid.bytes_up})
-                grid.bytes_down = grid.bytes_up = 0
-            return mean, metrics
-
-    strategy = Averaging(
+    strategy = _Averaging(
+        site,
+        grid,
+        after,
         fraction_fit=section.fraction,
         fraction_evaluate=0.0,
         min_fit_clients=min(len(clients), 3 if section.secure_aggregation else 2),
@@ -196,5 +211,5 @@ def train(
         clipping_range=_MOST,
     )
     DefaultWorkflow(fit_workflow=secure if section.secure_aggregation else None)(grid, context)
-    if done != list(range(1, section.rounds + 1)):
+    if (done := strategy.done) != list(range(1, section.rounds + 1)):
         raise TrainingError(f"round {len(done) + 1} of federated training came to no mean.")
