@@ -164,7 +164,8 @@ def give_pad_token(tokenizer: Any, model: Any) -> None:
     """Pad with the unknown token, as LLaMA's tuners do, or with the end of the text."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if model.config.pad_token_id is None:
+    # a configuration of two networks, as CLIP's, has none of its own
+    if getattr(model.config, "pad_token_id", 0) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
 

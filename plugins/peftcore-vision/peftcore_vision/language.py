@@ -38,7 +38,7 @@ class VisionLanguage(TransformersBackbone):
 
     model_types = (
         "llava", "llava_next", "llava_onevision", "vipllava", "paligemma", "gemma3", "qwen2_vl",
-        "qwen2_5_vl", "qwen3_vl", "siglip",
+        "qwen2_5_vl", "qwen3_vl", "siglip", "clip",
     )  # fmt: skip
     heads = ("image-text-to-text",)
     default_head = "image-text-to-text"

@@ -1,5 +1,6 @@
 """Models of images and language: two stacks, each with its roles."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,3 +222,13 @@ def test_a_padded_text_beside_images_is_what_it_is_alone() -> None:
     tower = getattr(tower, "pooler_output", tower)
     tower = tower / tower.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(found.text_embeds[1:], tower, atol=1e-5, rtol=1e-4)
+
+
+def test_both_towers_of_a_saved_clip_are_loaded_by_the_name_of_the_family(tmp_path: Path) -> None:
+    model = clip()
+    model.save_pretrained(tmp_path)
+    loaded = backbone_named(NAME).load(str(tmp_path))
+    assert isinstance(loaded.model, CLIPModel) and not loaded.fresh
+    assert torch.equal(loaded.model.text_projection.weight, model.text_projection.weight)
+    # without a name it is the image tower, as before
+    assert peftcore.backbone_for_source(str(tmp_path)).name == "clip-vision"
