@@ -14,7 +14,7 @@ from peftcore_train.data import Columns, Row
 from peftcore_train.schema import Split
 from peftcore_train.task import Batch, Features, inner
 from peftcore_train.tasks.embedding import digest
-from peftcore_video.videos import Videos, VideosConfig, check_towers, spread
+from peftcore_video.videos import Videos, VideosConfig, check_towers, pooled, spread
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -140,15 +140,7 @@ class VideoRetrieval(Videos):
     def pooled(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return one vector for each video, the mean of its frames', and one for each text."""
         out = _run(model, batch)
-        seen = batch["seen"]
-        mean = spread(out.image_embeds.float(), seen).sum(1) / seen.sum(1, keepdim=True)
-        there = seen.new_ones(len(seen), 1)
-        return {
-            "frames": F.normalize(mean, dim=-1)[:, None],
-            "seen": there,
-            "words": out.text_embeds.float()[:, None],
-            "read": there,
-        }
+        return as_pairs(spread(out.image_embeds.float(), batch["seen"]), out.text_embeds)
 
     @staticmethod
     def alike(found: Mapping[str, Tensor]) -> Tensor:
@@ -156,6 +148,18 @@ class VideoRetrieval(Videos):
         from peftcore_video.ranks import similarity
 
         return similarity(found["frames"], found["seen"], found["words"], found["read"])
+
+
+def as_pairs(frames: Tensor, text_embeds: Tensor) -> dict[str, Tensor]:
+    """Return one vector for each video, the mean of its frames', and one for each text.
+
+    Args:
+        frames: [B, T, D] of length 1; zero where there is none.
+        text_embeds: [B, D] of length 1.
+    """
+    there = torch.ones(len(frames), 1, dtype=torch.bool, device=frames.device)
+    words = text_embeds.float()[:, None]
+    return {"frames": pooled(frames)[:, None], "seen": there, "words": words, "read": there}
 
 
 def contrastive_loss(logits: Tensor, known: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from peftcore import ConfigError, DataError, Loaded, resolve_source
 from peftcore_train.data import Row, drawn
@@ -64,7 +65,6 @@ class Videos(Task):
     def __init__(self, config: VideosConfig):
         super().__init__(config)
         self._tokenizer: Any = None
-        self._pad = 0
         self._seen: set[tuple[str, int]] = set()
 
     def read(
@@ -126,7 +126,7 @@ class Videos(Task):
             ConfigError: the recipe asks for more than it takes.
         """
         config: Any = loaded.model.config
-        self._tokenizer = tokenizer_of(loaded)
+        self._tokenizer = self.of_towers(loaded)
         most = config.text_config.max_position_embeddings
         limit = self.config.max_length or most
         if limit > most:
@@ -141,6 +141,14 @@ class Videos(Task):
                 " task.max_length. Leave it out, or write task.truncation: true."
             )
         return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+    def of_towers(self, loaded: Loaded) -> Any:
+        """Return the tokenizer of CLIP's text tower.
+
+        Raises:
+            ConfigError: it was loaded without one.
+        """
+        return tokenizer_of(loaded)
 
     def padded(self, rows: Sequence[Features]) -> Batch:
         """Return ids and masks of texts, padded on the right, [B, L]."""
@@ -202,6 +210,14 @@ def spread(values: Tensor, seen: Tensor) -> Tensor:
     """Return values of the frames of a batch, [N, D], at their places, [B, T, D]; else zero."""
     out = values.new_zeros(*seen.shape, values.shape[-1])
     return out.masked_scatter(seen[..., None], values)
+
+
+def pooled(frames: Tensor) -> Tensor:
+    """Return the mean of the frames of each video, [B, D] of length 1, from [B, T, D].
+
+    Places without a frame are zero; a row without any stays so.
+    """
+    return F.normalize(frames.sum(1), dim=-1)
 
 
 def check_towers(loaded: Loaded, task: str) -> None:

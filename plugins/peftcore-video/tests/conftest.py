@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from peftcore_video.captioner import ClipCaptioner
 from peftcore_video.writing import write_video
 
 WORDS = ["a", "red", "green", "blue", "white", "box", "on", "the", "left", "right", "very", "small"]
@@ -67,4 +74,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     CLIPModel(clip_config()).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def captioner(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small CLIP with a small LLaMA, with random weights."""
+    folder = tmp_path_factory.mktemp("captioner")
+    torch.manual_seed(0)
+    sizes = {**SIZES, "vocab_size": len(WORDS) + 4, "max_position_embeddings": 64}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    language = LlamaForCausalLM(LlamaConfig(**sizes, **special))
+    ClipCaptioner(CLIPModel.from_pretrained(clip), language).save_pretrained(folder)
+    for place in (folder, folder / "language_model"):
+        tokenizer().save_pretrained(place)
     return folder
