@@ -46,7 +46,7 @@ class VideoJoint(VideoCaptioning):
     Instructions in text alone have no part in retrieval.
     """
 
-    default_metric = "text_to_video.recall@1"
+    default_metric = "text_to_video_recall@1"
 
     def __init__(self, config: VideoJointConfig):
         super().__init__(config)

@@ -6,6 +6,7 @@ what chance gets, where counting ``better`` alone would call it perfect.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -70,6 +71,36 @@ def _ranks(scores: Tensor, right: Tensor, other: Tensor) -> Tensor:
     return 1 + better + equal / 2
 
 
+class Ranked:
+    """The ranks of one direction, found once for all metrics that ask for them.
+
+    Args:
+        ranks: :func:`text_ranks` or :func:`video_ranks`.
+    """
+
+    def __init__(self, ranks: Callable[[Tensor, Tensor], Tensor]):
+        self.ranks = ranks
+        self._of: list[Tensor] = []
+        self._found = torch.empty(0)
+
+    def of(self, metric: "Retrieval") -> Tensor:
+        """Return the ranks of what a metric was given; metrics are given the same tensors."""
+        if len(self._of) != len(metric.known) or any(
+            kept is not given for kept, given in zip(self._of, metric.known, strict=True)
+        ):
+            self._of, self._found = [*metric.known], self._compute(metric)
+        return self._found
+
+    def _compute(self, metric: "Retrieval") -> Tensor:
+        frames, seen, words, read, known = (
+            dim_zero_cat(getattr(metric, name)) for name in Retrieval.STATES
+        )
+        kinds, own = known.unique(return_inverse=True)
+        first = torch.stack([(own == i).nonzero()[0, 0] for i in range(len(kinds))])
+        scores = similarity(frames[first].double(), seen[first], words.double(), read)
+        return self.ranks(scores, own).double()
+
+
 class Retrieval(Metric):
     """What the ranks of one direction are worth, over all rows of a split.
 
@@ -77,46 +108,57 @@ class Retrieval(Metric):
     its video, and ``known``, [B], which equal videos share.
 
     Args:
-        ranks: :func:`text_ranks` or :func:`video_ranks`.
+        ranked: the ranks.
+        worth: value of all ranks, which count from 1.
     """
 
     is_differentiable = False
-    higher_is_better = None
+    higher_is_better = True
     full_state_update = False
-    #: Of what :meth:`compute` returns.
-    names = ("recall@1", "recall@5", "recall@10", "median_rank", "mean_rank")
-    _STATES = ("frames", "seen", "words", "read", "known")
+    STATES = ("frames", "seen", "words", "read", "known")
+    known: list[Tensor]
 
-    def __init__(self, ranks: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, ranked: Ranked, worth: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.ranks = ranks
-        for name in self._STATES:
+        self.ranked = ranked
+        self.worth = worth
+        for name in self.STATES:
             self.add_state(name, [], "cat")
 
     def update(
         self, frames: Tensor, seen: Tensor, words: Tensor, read: Tensor, known: Tensor
     ) -> None:
         """Add the rows of a batch."""
-        for name, value in zip(self._STATES, (frames, seen, words, read, known), strict=True):
+        for name, value in zip(self.STATES, (frames, seen, words, read, known), strict=True):
             getattr(self, name).append(value)
 
     def compute(self) -> Tensor:
-        """Return the shares of ranks up to 1, 5 and 10, the median and the mean, [5]."""
-        frames, seen, words, read, known = (
-            dim_zero_cat(getattr(self, name)) for name in self._STATES
-        )
-        kinds, own = known.unique(return_inverse=True)
-        first = torch.stack([(own == i).nonzero()[0, 0] for i in range(len(kinds))])
-        scores = similarity(frames[first].double(), seen[first], words.double(), read)
-        ranks = self.ranks(scores, own).double()
-        shares = [(ranks <= most).double().mean() for most in (1, 5, 10)]
-        return torch.stack([*shares, ranks.quantile(0.5), ranks.mean()])
+        """Return what the ranks are worth."""
+        return self.worth(self.ranked.of(self))
+
+
+class Rank(Retrieval):
+    """The ranks themselves, of which less is better."""
+
+    higher_is_better = False
 
 
 def retrieval_metrics() -> MetricCollection:
-    """Return what the ranks are worth in both directions."""
-    metrics: dict[str, Metric | MetricCollection] = {
-        "text_to_video": Retrieval(text_ranks),
-        "video_to_text": Retrieval(video_ranks),
-    }
+    """Return recall at 1, 5 and 10, and median and mean rank, in both directions."""
+    metrics: dict[str, Metric | MetricCollection] = {}
+    for direction, ranks in (("text_to_video", text_ranks), ("video_to_text", video_ranks)):
+        ranked = Ranked(ranks)
+        for most in (1, 5, 10):
+            share = partial(_share, most)
+            metrics[f"{direction}_recall@{most}"] = Retrieval(ranked, share)
+        metrics[f"{direction}_median_rank"] = Rank(ranked, _middle)
+        metrics[f"{direction}_mean_rank"] = Rank(ranked, torch.mean)
     return MetricCollection(metrics, compute_groups=False)
+
+
+def _share(most: int, ranks: Tensor) -> Tensor:
+    return (ranks <= most).double().mean()
+
+
+def _middle(ranks: Tensor) -> Tensor:
+    return ranks.quantile(0.5)

@@ -23,7 +23,7 @@ _WORTH = {
     "recall@1": True, "recall@5": True, "recall@10": True, "median_rank": False, "mean_rank": False,
 }  # fmt: skip
 #: Names of the metrics, and whether greater is better.
-METRICS = {f"{d}.{n}": up for d in ("text_to_video", "video_to_text") for n, up in _WORTH.items()}
+METRICS = {f"{d}_{n}": up for d in ("text_to_video", "video_to_text") for n, up in _WORTH.items()}
 
 
 class VideoRetrievalConfig(VideosConfig):
@@ -43,7 +43,7 @@ class VideoRetrieval(Videos):
     (Luo et al. 2021). Another caption of the same video is no negative.
     """
 
-    default_metric = "text_to_video.recall@1"
+    default_metric = "text_to_video_recall@1"
     metric_names = METRICS
 
     def columns(self) -> Columns:

@@ -73,13 +73,17 @@ def test_the_metrics_are_those_of_the_ranks() -> None:
     known = torch.tensor([7, 7, 3, 4, 5, 6])
     videos = vectors[[0, 0, 2, 3, 4, 5]]  # both texts of video 7 have one video
     metrics.update(frames=videos, seen=there, words=vectors, read=there, known=known)
-    found = metrics.compute()["text_to_video"]
+    found = {name: float(value) for name, value in metrics.compute().items()}
     # every text but the second is its own video
     cosines = vectors[:, 0] @ vectors[[0, 2, 3, 4, 5], 0].T
     rank = 1 + int((cosines[1] > cosines[1, 0]).sum())
     expected = [(5 + (rank <= k)) / 6 for k in (1, 5, 10)] + [1, (5 + rank) / 6]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.double))
-    assert metrics.compute()["video_to_text"].tolist() == [1, 1, 1, 1, 1]
+    names = ("recall@1", "recall@5", "recall@10", "median_rank", "mean_rank")
+    assert [found[f"text_to_video_{name}"] for name in names] == pytest.approx(expected)
+    assert [found[f"video_to_text_{name}"] for name in names] == [1] * 5
+    # further rows are ranked anew
+    metrics.update(frames=videos, seen=there, words=vectors.roll(1, 0), read=there, known=known)
+    assert float(metrics.compute()["text_to_video_recall@1"]) < 1
 
 
 def test_the_fine_similarity_is_that_of_its_formula() -> None:
