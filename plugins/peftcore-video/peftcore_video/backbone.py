@@ -135,8 +135,8 @@ class ClipCaptionerBackbone(Backbone):
         """Load the whole of CLIP, a language model, and the layer between them.
 
         Args:
-            source: a checkpoint of the whole of CLIP, or a folder that ``save_pretrained`` of a
-                captioner wrote.
+            source: a checkpoint of the whole of CLIP, or a folder that ``write`` of a captioner
+                wrote.
             head: ``none``; the language model has its head.
             options: ``language_model``, a source of a decoder, where the folder holds none;
                 ``dtype`` and ``attn_implementation``, of both.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-#: Files of a folder that :meth:`ClipCaptioner.save_pretrained` wrote.
+#: Files of a folder that :meth:`ClipCaptioner.write` wrote.
 LANGUAGE, PROJECTION = "language_model", "projection.safetensors"
 
 
@@ -144,7 +144,7 @@ class ClipCaptioner(nn.Module):
         mask = torch.cat([there.to(attention_mask.dtype), attention_mask], 1)
         return torch.cat([visual, words], 1), mask
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def write(self, folder: str | Path) -> None:
         """Write CLIP, the language model in a folder inside, and the projection."""
         from safetensors.torch import save_file
 

@@ -85,7 +85,7 @@ def captioner(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {**SIZES, "vocab_size": len(WORDS) + 4, "max_position_embeddings": 64}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     language = LlamaForCausalLM(LlamaConfig(**sizes, **special))
-    ClipCaptioner(CLIPModel.from_pretrained(clip), language).save_pretrained(folder)
+    ClipCaptioner(CLIPModel.from_pretrained(clip), language).write(folder)
     for place in (folder, folder / "language_model"):
         tokenizer().save_pretrained(place)
     return folder
