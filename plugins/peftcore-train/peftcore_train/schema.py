@@ -34,6 +34,11 @@ class DataSection(Strict):
     limits: dict[Split, int] = Field(
         {}, description="At most this many rows of a split, drawn with `seed`, kept in order."
     )
+    picked: dict[Split, tuple[int, ...]] = Field(
+        {},
+        description="Numbers of the rows of a split that are taken, from 0, among those that"
+        " `limits` leaves.",
+    )
     split: dict[Split, float] | None = Field(
         None,
         description="Divide one file or folder without splits at random: `{validation: 0.1, test:"
@@ -59,6 +64,13 @@ class DataSection(Strict):
         for split, limit in self.limits.items():
             if limit < 1:
                 raise ValueError(f"limits.{split} is {limit}; at least one row is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _picks_are_rows(self) -> "DataSection":
+        for split, numbers in self.picked.items():
+            if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+                raise ValueError(f"picked.{split}: give numbers of rows from 0, each once")
         return self
 
     @model_validator(mode="after")

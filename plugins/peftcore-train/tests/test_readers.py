@@ -166,3 +166,18 @@ def test_a_path_that_leads_nowhere_is_named_with_the_nearest_file(tmp_path):
         missing.path("image")
     with pytest.raises(DataError, match=r"rows.csv:3: .*a folder.$"):
         folder.path("image")
+
+
+def test_rows_are_picked_by_their_numbers_among_those_that_limits_leave(tmp_path):
+    for split in SPLITS:
+        rows = [json.dumps({"text": f"{split} {i}", "label": "ab"[i % 2]}) for i in range(6)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    whole = split_of(tmp_path, limits={"train": 4})
+    found = split_of(tmp_path, limits={"train": 4}, picked={"train": (2, 0)})
+    assert found["train"] == [whole["train"][2], whole["train"][0]]
+    assert found["test"] == whole["test"]
+    with pytest.raises(DataError, match=r"picked.train: there is no row 4; the split has 4 rows"):
+        split_of(tmp_path, limits={"train": 4}, picked={"train": (4,)})
+    for wrong in ((), (1, 1), (-1,)):
+        with pytest.raises(ValueError, match="give numbers of rows from 0, each once"):
+            DataSection(source="x", picked={"train": wrong})

@@ -47,12 +47,24 @@ def read_split(
 
 
 def drawn(rows: list[Row], data: DataSection, split: Split) -> list[Row]:
-    """Return the rows of a split that ``data.limits`` leaves, in their order."""
+    """Return the rows of a split that ``data.limits`` leaves, of these those that are picked.
+
+    Raises:
+        DataError: one that is picked is not there.
+    """
     limit = data.limits.get(split)
-    if limit is None or limit >= len(rows):
+    if limit is not None and limit < len(rows):
+        chosen = random.Random(data.seed).sample(range(len(rows)), limit)
+        rows = [rows[i] for i in sorted(chosen)]
+    picked = data.picked.get(split)
+    if picked is None:
         return rows
-    chosen = random.Random(data.seed).sample(range(len(rows)), limit)
-    return [rows[i] for i in sorted(chosen)]
+    if rows and max(picked) >= len(rows):
+        raise DataError(
+            f"data.picked.{split}: there is no row {max(picked)}; the split has {len(rows)} rows,"
+            " counted from 0."
+        )
+    return [rows[i] for i in picked] if rows else rows
 
 
 def _rows(
