@@ -3,7 +3,7 @@
 The functions at its end are commands that plugins bring.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -175,4 +175,30 @@ def fairtune(
     output: str | None = None,
     quiet: bool = False,
     **sections: Any,
+) -> Any: ...
+def active(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    output: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...
+def curriculum(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    output: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Any: ...
+def interpret(
+    run: str | PathLike[str],
+    /,
+    *,
+    rows: str | PathLike[str] | None = None,
+    what: Sequence[str] = (),
+    output: str | PathLike[str] | None = None,
+    quiet: bool = False,
+    **options: Any,
 ) -> Any: ...
