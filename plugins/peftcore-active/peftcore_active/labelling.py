@@ -143,7 +143,7 @@ class Labelling:
         pool, labelled = ([self.rows[i] for i in numbers] for numbers in (left, picked))
         section = self.section
         places, _ = choose(
-            strategy, before, pool, labelled, section.add, section.passes, seed * 10_000 + number
+            strategy, before, pool, labelled, section.add, section.passes, f"{seed}-{number}"
         )  # fmt: skip
         return [left[place] for place in places]
 

@@ -1,5 +1,6 @@
 """What a trained adapter says of rows that have no label yet."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def choose(
     labelled: Sequence[Row],
     count: int,
     passes: int,
-    seed: int,
+    seed: int | str,
 ) -> tuple[list[int], list[float]]:
     """Return the places of rows to label, in order, and what the strategy says of each.
 
@@ -117,7 +118,7 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [one for window in predictor.predictions(rows) for one in window]
 
 
-def _dropped(predictor: Predictor, rows: Sequence[Row], passes: int, seed: int) -> Tensor:
+def _dropped(predictor: Predictor, rows: Sequence[Row], passes: int, seed: int | str) -> Tensor:
     """Return the probabilities of passes with all dropout on, the adapter's too, [T, N, C]."""
     model: nn.Module = predictor.model.train()
     for module in model.modules():
@@ -126,7 +127,7 @@ def _dropped(predictor: Predictor, rows: Sequence[Row], passes: int, seed: int) 
             module.eval()
     found = []
     for number in range(passes):
-        set_seed(seed * passes + number)
+        set_seed(random.Random(f"{seed}-{number}").getrandbits(32))
         found.append(_probabilities(predictor, rows))
     together = torch.stack(found)
     if bool((together == together[0]).all()):

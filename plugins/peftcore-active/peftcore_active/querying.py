@@ -41,7 +41,8 @@ def query(
     if count > len(rows):
         raise ConfigError(f"--count {count}: {pool} has {len(rows)} rows; take fewer.")
     job = one_trained(run).job
-    labelled = building.make_task(job).read(job.recipe.data, "train")
+    centres = strategy == "k_centre"
+    labelled = building.make_task(job).read(job.recipe.data, "train") if centres else []
     with progress.doing(f"asking {run} about {len(rows)} rows"):
         places, values = choose(strategy, run, rows, labelled, count, passes, seed)
     file = Output(output, {"run": str(run), "strategy": strategy})

@@ -1,6 +1,6 @@
 """The sections ``active`` and ``curriculum`` of a recipe. Imports no torch."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 #: What every strategy is held against.
 RANDOM = "random"
 Order = Literal["easy", "hard", "random"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class ActiveSection(Strict):
@@ -27,7 +28,7 @@ class ActiveSection(Strict):
     start: int = Field(50, ge=2, description="Rows that are labelled at first, drawn at random.")
     add: int = Field(50, ge=1, description="Rows that are labelled in each round.")
     rounds: int = Field(5, ge=1, le=1000, description="Rounds after the first training.")
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds of what is drawn at first, and of training."
     )
     passes: int = Field(
@@ -66,7 +67,7 @@ class CurriculumSection(Strict):
         description="Share of the rows that each stage trains on: the pace. All stages have equally"
         " many steps, together as many as training without a curriculum.",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Seeds of training.")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="Seeds of training.")
 
     @model_validator(mode="after")
     def _shares_rise(self) -> "CurriculumSection":

@@ -16,6 +16,9 @@ from peftcore_train.schema import Job
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.trained import one_trained
 
+#: Heads of which a logit is explained.
+_HEADS = ("sequence-classification", "token-classification")
+
 
 @dataclass
 class Opened:
@@ -39,8 +42,9 @@ class Opened:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the head's outputs; empty where it has none."""
-        return [str(label) for label in self.task.learned().get("labels", ())]
+        """Names of the head's outputs: labels, or the columns of numbers."""
+        numbers = getattr(self.task.config, "target_columns", ())
+        return [str(label) for label in self.task.learned().get("labels", numbers)]
 
     def encode(self, row: Row) -> Features:
         """Return the features of a row, without its answer."""
@@ -67,12 +71,11 @@ def opened(run: Path, overrides: Sequence[str] = ()) -> Opened:
 
 
 def check_tokens(run: Opened) -> None:
-    """Raise ConfigError where the model of a run reads no tokens or answers with no logits."""
-    embeddings = getattr(run.model, "get_input_embeddings", None)
-    if run.loaded.tokenizer is None or not callable(embeddings):
+    """Raise ConfigError where the model of a run reads no tokens, or answers with no logits."""
+    if run.loaded.tokenizer is None or run.task.head not in _HEADS:
         raise ConfigError(
-            f"{run.place}: the {type(run.model).__name__} of the task {run.job.task_type} reads no"
-            " tokens, of which a picture could be made. ablation and spectrum need none."
+            f"{run.place}: the task {run.job.task_type} has no logit, of a text, a sequence or a"
+            " word in it, that could be explained; ablation and spectrum need none."
         )
 
 
@@ -141,14 +144,9 @@ def subject(run: Opened, row: Row, label: str | None, at: int | None) -> Subject
     features = run.encode(row)
     inputs = run.inputs([features])
     logits = logits_of(run.model, inputs)
-    if logits.ndim not in (2, 3) or (logits.ndim == 3 and not run.labels):
-        raise ConfigError(
-            f"{run.place}: the task {run.job.task_type} has no logit for a row or a word that could"
-            " be explained; ablation and spectrum need none."
-        )
     token = _token(run, row, features, at, wanted=logits.ndim == 3)
     of_row = logits[0] if token is None else logits[0, token]
-    names = run.labels or [f"output {i}" for i in range(len(of_row))]
+    names = run.labels
     if label is not None and label not in names:
         raise ConfigError(
             f"--label {label}: the labels are {', '.join(names)}.{nearest(label, names)}"
