@@ -30,6 +30,7 @@ def begin(
     document, bare, section = runs.checked(document, ACTIVE, ActiveSection, changes)
     task, rows = runs.rows_of(job_of(bare))
     _check_budget(section, len(rows))
+    runs.metric_of(ACTIVE, section.metric, job_of(bare), task)
     check_strategies(section.strategies, job_of(bare), task)
     folder = runs.begin(document, bare, output)
     return folder, go_on(folder, {}, progress)
@@ -57,12 +58,12 @@ def go_on(folder: Path, changes: Mapping[str, Any], progress: Progress) -> dict[
     bare, section = parted(document, ACTIVE, ActiveSection)
     task, rows = runs.rows_of(job_of(bare))
     _check_budget(section, len(rows))
+    metric, greater = runs.metric_of(ACTIVE, section.metric, job_of(bare), task)
     rundir.write_config(folder, data)
     with runs.going_on(folder, ACTIVE) as stop:
         labelling = Labelling(folder, bare, section, rows, runs.labels_of(task), progress, stop)
-        labelling.column = task.columns().label
+        labelling.column, labelling.metric = task.columns().label, metric
         runs_found = labelling.run()
-    greater = task.chosen_metric(job_of(bare).recipe.train.metric_for_best)[1]
     found = curves.summed_up(str(data["name"]), section, greater, runs_found)
     rundir.write_json(folder / FOUND, found)
     curves.picture(found).savefig(folder / PICTURE, dpi=150, metadata={"Software": None})
@@ -83,9 +84,11 @@ class Labelling:
 
     Attributes:
         column: of the one label that a row has.
+        metric: test metric that is told.
     """
 
     column: str | None = None
+    metric: str = "loss"
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class Labelling:
         place = self._place(seed, strategy, number)
         known = (place / rundir.RESULTS).is_file()
         results = runs.trained(place, runs.with_values(self.document, values), self.stop)
-        metric = results["metric"]
+        metric = self.metric
         if not known:
             self.progress.say(
                 f"seed {seed}, {strategy if number else 'start'}, {len(picked)} labels: test"

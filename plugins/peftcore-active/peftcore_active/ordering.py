@@ -37,8 +37,9 @@ def begin(
     Raises:
         PeftcoreError: the recipe, the data or the model does not fit; nothing is trained.
     """
-    document, bare, _ = runs.checked(document, CURRICULUM, CurriculumSection, changes)
-    runs.rows_of(job_of(bare))
+    document, bare, section = runs.checked(document, CURRICULUM, CurriculumSection, changes)
+    task, _ = runs.rows_of(job_of(bare))
+    runs.metric_of(CURRICULUM, section.metric, job_of(bare), task)
     folder = runs.begin(document, bare, output)
     return folder, go_on(folder, progress)
 
@@ -56,6 +57,7 @@ def go_on(folder: Path, progress: Progress) -> dict[str, Any]:
     bare = runs.with_values(bare, runs.labels_of(task))
     with runs.going_on(folder, CURRICULUM) as stop:
         ordering = Ordering(folder, bare, section, rows, task.columns().label, progress, stop)
+        ordering.metric, _ = runs.metric_of(CURRICULUM, section.metric, job_of(bare), task)
         tests = ordering.run()
     found = {
         "name": str(bare.data["name"]),
@@ -80,6 +82,9 @@ class Ordering:
         column: of the one label that a row has, whose proportions every stage keeps.
         progress: what to tell the user.
         stop: whether a stop was asked for.
+
+    Attributes:
+        metric: test metric that is told.
     """
 
     def __init__(
@@ -95,7 +100,7 @@ class Ordering:
         self.folder, self.document, self.section = folder, document, section
         self.rows, self.column = rows, column
         self.progress, self.stop = progress, stop
-        self.metric = ""
+        self.metric = "loss"
 
     def run(self) -> dict[str, dict[str, list[float]]]:
         """Return of each order the test scores of every seed, after each stage."""
@@ -144,7 +149,6 @@ class Ordering:
     def _trained(self, place: Path, values: Mapping[str, Any], told: str) -> dict[str, Any]:
         known = (place / rundir.RESULTS).is_file()
         results = runs.trained(place, runs.with_values(self.document, values), self.stop)
-        self.metric = results["metric"]
         if not known:
             test = results["test"][self.metric]
             self.progress.say(f"{told}: test {self.metric} {test:.4f}")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from peftcore import ConfigError, DataError
+from peftcore import ConfigError, DataError, nearest
 from peftcore_train import building, recipes, rundir
 from peftcore_train.data import Row
 from peftcore_train.errors import Interrupted
@@ -101,6 +101,27 @@ def labels_of(task: Task) -> dict[str, Any]:
     """Return the labels as a value of the recipe: few rows need not have all of them."""
     found = task.learned().get("labels")
     return {} if found is None else {"task.labels": list(found)}
+
+
+def metric_of(name: str, wanted: str | None, job: Job, task: Task) -> tuple[str, bool]:
+    """Return the metric that a command tells, and whether greater is better.
+
+    Args:
+        name: of the command.
+        wanted: the metric of its section.
+        job: the recipe.
+        task: its task, which has learned.
+
+    Raises:
+        ConfigError: the task has no such metric.
+    """
+    known = task.metric_names
+    if wanted is not None and wanted not in known:
+        raise ConfigError(
+            f"{name}.metric: {wanted!r} is not a metric of this task.{nearest(wanted, known)} Its"
+            f" metrics: {', '.join(known)}."
+        )
+    return task.chosen_metric(wanted or job.recipe.train.metric_for_best)
 
 
 def picked_in(place: Path) -> list[int] | None:

@@ -34,6 +34,10 @@ class ActiveSection(Strict):
     passes: int = Field(
         8, ge=2, le=1000, description="Forward passes with dropout from which `bald` is computed."
     )
+    metric: str | None = Field(
+        None,
+        description="Test metric that is told; the one that chooses the best epoch if not given.",
+    )
 
     @model_validator(mode="after")
     def _each_once(self) -> "ActiveSection":
@@ -68,6 +72,10 @@ class CurriculumSection(Strict):
         " many steps, together as many as training without a curriculum.",
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="Seeds of training.")
+    metric: str | None = Field(
+        None,
+        description="Test metric that is told; the one that chooses the best epoch if not given.",
+    )
 
     @model_validator(mode="after")
     def _shares_rise(self) -> "CurriculumSection":

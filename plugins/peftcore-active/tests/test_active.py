@@ -122,6 +122,10 @@ def test_what_is_least_sure_is_asked_for_and_chance_is_drawn_from_seeds_alone(ex
         ({"active": {**SMALL, "rounds": 99}}, "404 labels, but the pool has 256 rows. Take fewer"),
         ({"active": {"strategies": ["margn"]}}, "should be 'entropy', 'margin', 'bald' or"),
         ({"active": {"seeds": [1, 1]}}, "seeds names one twice"),
+        (
+            {"active": {**SMALL, "metric": "acuracy"}},
+            "active.metric: 'acuracy' is not a metric of this task. Did you mean accuracy?",
+        ),
         ({"active": {"bold": 1}}, "active.bold is not a field of active."),
         ({"seeds": [0, 1]}, "peftcore active takes methods, and seeds under active"),
         (
