@@ -72,6 +72,7 @@ def peftcore_register_formats() -> list[FormatSpec]:
     here = "peftcore_train.data"
     return [
         FormatSpec(".jsonl", "One object of JSON a line.", f"{here}.formats:of_json"),
+        FormatSpec(".json", "One array of objects of JSON.", f"{here}.arrays:array"),
         FormatSpec(
             ".csv", "A table with a header, commas and quotes.", f"{here}.formats:of_commas"
         ),

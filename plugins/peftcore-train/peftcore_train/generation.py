@@ -30,14 +30,23 @@ class GenerationConfig(Strict):
     top_p: float = Field(
         1.0, gt=0, le=1, description="Draw from the likeliest tokens that have this much together."
     )
+    top_k: int = Field(
+        50, ge=0, le=1_000_000, description="Draw from so many likeliest tokens; 0 from all."
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, le=100, description="Divides the logits of tokens that are there already."
+    )
+    no_repeat_ngram_size: int = Field(
+        0, ge=0, le=1000, description="Let no run of so many tokens come twice; 0 lets all."
+    )
     stop: tuple[str, ...] = Field(
         (), description="Texts at which a generated text ends; they are left out."
     )
 
     @model_validator(mode="after")
     def _draws_where_it_is_told_how(self) -> "GenerationConfig":
-        if not self.do_sample and (self.temperature, self.top_p) != (1.0, 1.0):
-            raise ValueError("temperature and top_p go with do_sample: true")
+        if not self.do_sample and (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 50):
+            raise ValueError("temperature, top_p and top_k go with do_sample: true")
         if not all(self.stop):
             raise ValueError("stop holds an empty text, at which every text would end")
         return self
@@ -93,7 +102,12 @@ def generated(
     network: Any = inner(model)
     options: dict[str, Any] = {"do_sample": draw and config.do_sample}
     if options["do_sample"]:
-        options |= {"temperature": config.temperature, "top_p": config.top_p}
+        options |= {name: getattr(config, name) for name in ("temperature", "top_p", "top_k")}
+    # others make a processor of logits, which need not run for nothing
+    if config.repetition_penalty != 1:
+        options["repetition_penalty"] = config.repetition_penalty
+    if config.no_repeat_ngram_size:
+        options["no_repeat_ngram_size"] = config.no_repeat_ngram_size
     begin = 1 if network.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     if config.stop:
         options["stopping_criteria"] = [_Stop(config.stop, tokenizer, begin)]
