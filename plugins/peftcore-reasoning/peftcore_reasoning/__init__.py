@@ -20,3 +20,20 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             task="peftcore_reasoning.instruction:Instruction",
         ),
     ]
+
+
+@hookimpl
+def peftcore_register_commands() -> list[CommandSpec]:
+    """Return the commands."""
+    return [
+        CommandSpec(
+            name="survey",
+            summary="Plan every row of the survey's Tables 1 and 2 beside what it prints.",
+            command="peftcore_reasoning.cli:survey",
+        ),
+        CommandSpec(
+            name="answers",
+            summary="Score a file of written answers as LoReFT or LLM-Adapters does.",
+            command="peftcore_reasoning.cli:answers",
+        ),
+    ]
