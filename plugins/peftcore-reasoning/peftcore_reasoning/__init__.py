@@ -19,6 +19,12 @@ def peftcore_register_tasks() -> list[TaskSpec]:
             config="peftcore_reasoning.instruction:InstructionConfig",
             task="peftcore_reasoning.instruction:Instruction",
         ),
+        TaskSpec(
+            name="glue",
+            summary="The nine tasks of GLUE, validated as LoReFT does.",
+            config="peftcore_reasoning.glue:GlueConfig",
+            task="peftcore_reasoning.glue:Glue",
+        ),
     ]
 
 

@@ -55,11 +55,13 @@ def joined(rows: Sequence[Row], gold: Sequence[Row]) -> list[Row]:
         if name not in wanted:
             raise DataError(f"{row.where}: the set has no id {name!r}.{nearest(name, wanted)}")
     if missing := [name for name in wanted if name not in written]:
-        shown = ", ".join(map(repr, missing[:_SHOWN])) + ", ..." * (len(missing) > _SHOWN)
+        shown = ", ".join(map(repr, missing[:_SHOWN]))
+        if len(missing) > _SHOWN:
+            shown += " and others"
         file = rows[0].where.rpartition(":")[0]
         raise DataError(
-            f"{file} has no answer for {len(missing)} of {len(wanted)} ids: {shown} Add them, empty"
-            " where nothing was written, so that they count as wrong."
+            f"{file} has no answer for {len(missing)} of {len(wanted)} ids: {shown}. Add"
+            " them, empty where nothing was written, so that they count as wrong."
         )
     return [
         Row({**written[name].values, "answer": row.column("answer")}, written[name].where)

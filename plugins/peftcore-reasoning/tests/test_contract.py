@@ -53,3 +53,20 @@ class TestInstruction(OfTokens):
     )
     answers = ("output",)
     empty = ("input",)
+
+
+class TestGlue(TaskContract):
+    task = "glue"
+    config = {"dataset": "mrpc"}
+    rows = split(
+        sentence1=lambda a, b: "it is " + "not " * (a % 3) + ("fine" if a > 4 else "dull"),
+        sentence2=lambda a, b: "a film " * b + "so",
+        label=lambda a, b: "equivalent" if a > 4 else 0,
+    )
+    answers = ("label",)
+    epochs, learning_rate = 3, 1e-2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, roberta: Path) -> Path:
+        return roberta
