@@ -32,7 +32,7 @@ class Instruction(Instructed):
 
     def columns(self) -> Columns:
         """Return the columns of the prompt and of the output."""
-        return Columns(self.inputs, (self.config.output_column,))
+        return Columns(self.inputs, (self.config.output_column,), optional=self.inputs[1:])
 
     def check(self, rows: Sequence[Row]) -> None:
         """Check that every row has an instruction and an output."""

@@ -147,14 +147,14 @@ def _line(
     printed = ELSEWHERE.get((table, size, arm), PRINTED[size][arm])
     convention: Convention = "of_base" if arm == "loreft" else "of_total"
     percent = plan.percent(convention)
-    verdict = _verdict(printed, percent)
+    verdict = verdict_of(printed, percent)
     return Line(
         table, size, arm, METHODS[arm][0], printed, plan.trainable, percent, convention, scores,
         average, verdict,
     )  # fmt: skip
 
 
-def _verdict(printed: str, percent: float) -> str:
+def verdict_of(printed: str, percent: float) -> str:
     """Say how a printed per cent differs; all but LoReFT's have two digits and a nought."""
     digits = len(printed.rstrip("0").partition(".")[2])
     if round(percent, digits) == float(printed):

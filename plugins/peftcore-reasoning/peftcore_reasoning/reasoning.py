@@ -97,7 +97,9 @@ class Reasoning(Instructed):
 
     def columns(self) -> Columns:
         """Return the columns of the prompt, and those of what is learned and scored."""
-        return Columns(self.inputs, (self.config.output_column, self.config.answer_column))
+        output = self.config.output_column
+        answers = (output, self.config.answer_column)
+        return Columns(self.inputs, answers, optional=(*self.inputs[1:], output))
 
     def read(
         self, data: DataSection, split: Split, problems: list[DataError] | None = None

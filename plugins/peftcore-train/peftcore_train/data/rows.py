@@ -72,9 +72,11 @@ class Columns:
         label: the answer that is one of few labels, which a split keeps in proportion.
         files: whether the inputs name files or members of zip files, which are the same where their
             bytes are.
+        optional: columns that may be empty, since nothing is something there.
     """
 
     inputs: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     label: str | None = None
     files: bool = False
+    optional: tuple[str, ...] = ()

@@ -97,9 +97,10 @@ def profiled(data: DataSection, rows: Rows, columns: Columns, found: Sequence[Fi
 
 
 def _empty(rows: Rows, columns: Columns) -> Iterator[Finding]:
+    names = [n for n in (*columns.inputs, *columns.answers) if n not in columns.optional]
     for found in rows.values():
         for row in found:
-            for name in (*columns.inputs, *columns.answers):
+            for name in names:
                 value = row.values.get(name)
                 if name in row.values and (value is None or not str(value).strip()):
                     error = name == columns.label
