@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import survey_systems
-from survey_systems import GENERAL, SYSTEMS, TABLE_3, Count, System
+from survey_systems import SYSTEMS, Count, System
+from survey_table3 import GENERAL, TABLE_3
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "survey.md"
@@ -162,7 +162,7 @@ def differences() -> Iterator[str]:
     for line in published.lines():
         if line.trainable != LLAMA[line.size][line.arm]:
             yield f"{line.size} {line.arm}: {line.trainable:,}"
-    for system in survey_systems.SYSTEMS:
+    for system in SYSTEMS:
         for one in system.counts:
             plan = planned(one)
             base = plan.blocks_base if one.of == "of_blocks" else plan.base

@@ -39,7 +39,7 @@ class GlueConfig(LengthConfig):
         "matched", description="Which validation set of mnli."
     )
     skip_damaged: bool = Field(
-        False, description="Leave lines out that are no rows; the released QQP has some."
+        False, description="Leave lines out that are no rows, as scripts for QQP do."
     )
 
 

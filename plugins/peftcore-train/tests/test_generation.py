@@ -42,7 +42,7 @@ def test_metrics_of_texts_are_those_of_the_papers_and_of_the_corpus():
 
 def test_options_that_do_not_go_together_are_refused():
     for wrong, said in (
-        ({"top_p": 0.9}, "temperature and top_p go with do_sample: true"),
+        ({"top_p": 0.9}, "temperature, top_p and top_k go with do_sample: true"),
         ({"stop": [""]}, "stop holds an empty text"),
         ({"generate_metrics": ["rouge"]}, "generate_metrics"),
     ):
@@ -67,7 +67,11 @@ def test_generation_draws_searches_and_stops_as_it_is_told(llama):
     greedy = predicted(llama, rows)
     assert greedy == predicted(llama, rows)
     assert predicted(llama, rows, do_sample=True, temperature=2.0, top_p=0.95) != greedy
+    assert predicted(llama, rows, do_sample=True, temperature=2.0, top_k=1) == greedy
     assert predicted(llama, rows, num_beams=4) != greedy
+    once = predicted(llama, rows, no_repeat_ngram_size=1)
+    assert all(len(set(text.split())) == len(text.split()) for text in once) and once != greedy
+    assert predicted(llama, rows, repetition_penalty=50.0) != greedy
     word = greedy[1].split()[2]
     ended = predicted(llama, rows, stop=[word])
     assert ended == [text.partition(word)[0] for text in greedy]

@@ -34,6 +34,36 @@ def test_lines_of_text_are_rows(suffix, tmp_path):
     assert read_rows(path)[1].where == f"notes.txt{suffix}:4"
 
 
+def test_objects_of_an_array_are_rows_where_they_begin(tmp_path):
+    """However long: of a file no more than a piece is held."""
+    rows = [{"text": "a [{" * 9000, "n": i, "more": [{"x": None}]} for i in range(12)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows, indent=1))
+    assert values(path) == rows
+    assert [row.where for row in read_rows(path)[:2]] == ["rows.json:2", "rows.json:11"]
+    path.write_text("[1, 23]")
+    assert [str(one) for one in read_all(path)[1]] == [
+        "rows.json:1: a row is a JSON object, not int.",
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{}", "x.json:1: a list of rows is needed: [{...}, ...]."),
+        ('[\n{"a": 1}\n{"b": 2}]', "x.json:3: not readable as JSON: '{' stands where ','"),
+        ('[{"a": 1},\n{"b": ]', "x.json:2: not readable as JSON: expecting value."),
+        ('[{"a": 1}', "x.json:1: not readable as JSON: the file ends where ',' was expected."),
+        ('[{"a": "\xff"}]', "x.json: not UTF-8, from line 1 on: "),
+        ("[]", "x.json is empty."),
+    ],
+)
+def test_an_array_that_is_damaged_is_one_sentence(text, sentence, tmp_path):
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    (problem,) = read_all(tmp_path / "x.json")[1]
+    assert str(problem).startswith(sentence)
+
+
 def test_parquet_and_saved_datasets_are_read_with_names_of_classes(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = {"text": ["a", "b", "c"], "label": [0, 1, 0]}
