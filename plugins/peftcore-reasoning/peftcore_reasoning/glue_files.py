@@ -111,34 +111,32 @@ def rows_of(
         DataError: neither lies there.
     """
     task = TASKS[name]
-    place = _place(root, name, part, matched if name == "mnli" else "")
-    if place.suffix == ".tsv":
-        found: list[Row | DataError] = list(_table(place, task))
-        problems += [one for one in found if isinstance(one, DataError)]
-        rows = [one for one in found if isinstance(one, Row)]
-    else:
-        rows, bad = read_all(place)
-        problems += bad
-    if not rows and not problems:
-        problems.append(DataError(f"{place.name} is empty."))
+    rows = []
+    for place in _places(root, name, part, matched if name == "mnli" else ""):
+        if place.suffix == ".tsv":
+            found: list[Row | DataError] = list(_table(place, task))
+            problems += [one for one in found if isinstance(one, DataError)]
+            rows += [one for one in found if isinstance(one, Row)]
+        else:
+            read, bad = read_all(place)
+            problems += bad
+            rows += read
+        if not rows and not problems:
+            problems.append(DataError(f"{place.name} is empty."))
     return [as_datasets(row, task) for row in rows]
 
 
-def _place(root: Path, name: str, part: str, matched: str) -> Path:
-    """Return the file or folder of a part."""
+def _places(root: Path, name: str, part: str, matched: str) -> list[Path]:
+    """Return the table or folder of a part, or its files of parquet."""
     suffix = f"_{matched}" if matched and part == "dev" else ""
     saved = ("train" if part == "train" else "validation") + suffix
-    folders = [root / TASKS[name].folder, root / name, root]
-    for folder in folders:
+    for folder in (root / TASKS[name].folder, root / name, root):
         if (table := folder / f"{part}{suffix}.tsv").is_file():
-            return table
+            return [table]
         if (folder / saved / "state.json").is_file():
-            return folder / saved
-        parquet = sorted(folder.glob(f"{saved}-*.parquet")) or sorted(
-            folder.glob(f"{saved}.parquet")
-        )
-        if parquet:
-            return parquet[0]
+            return [folder / saved]
+        if files := sorted({*folder.glob(f"{saved}-*.parquet"), *folder.glob(f"{saved}.parquet")}):
+            return files
     has = ", ".join(sorted(p.name for p in root.glob("*"))[:20]) or "nothing"
     raise DataError(
         f"data.source {root} has no {TASKS[name].folder}/{part}{suffix}.tsv, and no"

@@ -1,6 +1,7 @@
 """The recipes of examples/ on small models and few rows: trained, scored, read back."""
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,32 @@ def test_glue(tmp_path: Path, roberta: Path) -> None:
         tmp_path, "glue-roberta.yaml", "loreft", roberta, tmp_path / "glue", max_length=30
     )
     assert found["metric"] == "mcc" and set(found["test"]) == {"loss", "accuracy", "mcc"}
+
+
+def test_word_problems_are_right_and_tune_a_small_model(
+    tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No problem, name or thing of the test stands in training."""
+    spec = spec_from_file_location("sums", EXAMPLES / "sums.py")
+    assert spec is not None and spec.loader is not None
+    sums = module_from_spec(spec)
+    spec.loader.exec_module(sums)
+    monkeypatch.setattr(sums, "SPLITS", {"train": 40, "validation": 8, "test": 20})
+    assert sums.write(tmp_path / "sums") == sums.SPLITS
+    rows = {
+        split: json.loads((tmp_path / "sums" / f"{split}.json").read_text())
+        for split in sums.SPLITS
+    }
+    asked = [row["instruction"] for part in rows.values() for row in part]
+    assert len(set(asked)) == len(asked) == 68
+    for row in rows["test"]:
+        assert not any(word in row["instruction"] for word in sums.THINGS["train"])
+        sum_, _, found = row["output"].partition(". ")[0].partition(" = ")
+        a, sign, b = sum_.split()
+        right = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+        assert int(found) == right == float(row["answer"]) >= 0
+        assert row["output"].endswith(f"The answer is {right}.")
+    found = trained(
+        tmp_path, "compare-sums.yaml", "series", llama, tmp_path / "sums", max_new_tokens=8
+    )
+    assert found["metric"] == "accuracy"
