@@ -1,7 +1,7 @@
 """Write docs/survey.md: ``python tools/survey.py``.
 
-Every count is planned again first, and one that differs from what tools/survey_systems.py says
-stops it. tests/test_survey.py says where the page is stale.
+Its data stand in survey_systems.py, survey_others.py and survey_table3.py. Every count is planned
+again first, and one that differs stops it. tests/test_survey.py says where the page is stale.
 """
 
 import sys
@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from survey_systems import SYSTEMS, Count, System
+from survey_others import OTHERS
+from survey_systems import SYSTEMS as ON_TEXTS, Count, System
 from survey_table3 import GENERAL, TABLE_3
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "survey.md"
 
+SYSTEMS = (*ON_TEXTS, *OTHERS)
 #: Parameters of the backbones, for per cents.
 BASES = {
     "llama-7b": 6_738_415_616, "llama-13b": 13_015_864_320, "llama-2-7b": 6_738_415_616,
     "roberta-base": 124_647_170, "clip-vit-b32": 87_849_216, "vit-b16-224": 85_798_656,
     "esm2-650m": 651_040_661, "scbert": 5_004_000, "wavlm-base-plus": 94_381_936,
-    "whisper-small": 241_734_912,
+    "whisper-small": 241_734_912, "flan-t5-large": 783_150_080,
 }  # fmt: skip
 #: Rows of Tables 1 and 2.
 LLAMA = {
@@ -54,7 +56,7 @@ def _head() -> list[str]:
     return [
         "# The survey, system by system",
         "",
-        "<!-- written by python tools/survey.py; change tools/survey_systems.py -->",
+        "<!-- written by python tools/survey.py; its data stand beside it -->",
         "Balne et al. 2024 ([arXiv:2404.13506](https://arxiv.org/abs/2404.13506)) tells of the"
         " systems below. For each this page says what the survey prints,",
         "what our plan counts, which recipe trains it, what was run here on which weights, what is"
