@@ -150,7 +150,8 @@ def _sure(rows: Iterable[Row], pseudo: Pseudo) -> dict[str, str | None]:
         share: Any = shares.get(label) if isinstance(shares, dict) else None
         if not isinstance(share, int | float):
             raise DataError(
-                f"{row.where}: no probability of the label {label!r}. Predict with --probabilities."
+                f"{row.where}: no probability of the label {label!r}. Predict with"
+                " peftcore predict --probabilities."
             )
         found[str(row.column("id"))] = label if share >= pseudo.confidence else None
     return found

@@ -135,7 +135,7 @@ def _check_alike(places: Mapping[str, Path], add: str) -> None:
             for field in fields:
                 values = [m["config"].get(field) for m in (one, other)]
                 if "dropout" not in field and values[0] != values[1]:
-                    hint = " Write add: updates." if field in ("rank", "alpha") else ""
+                    hint = " Write compose.add: updates." if field in ("rank", "alpha") else ""
                     raise ConfigError(
                         f"compose.adapters.{name} has {one['method']}.{field} {values[1]!r},"
                         f" {first} {values[0]!r}; their tensors cannot be added.{hint}"

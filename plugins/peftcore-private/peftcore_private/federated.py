@@ -42,7 +42,7 @@ def begin(
     if find_spec("flwr") is None:
         raise ConfigError(
             "federated training needs Flower, which wants older versions of some packages: pip"
-            " install peftcore-private[federated], best in an environment of its own."
+            " install 'peftcore-private[federated]', best in an environment of its own."
         )
     for name in ("compare", "seeds"):
         if name in document.data:

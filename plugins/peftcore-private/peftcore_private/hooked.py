@@ -17,7 +17,7 @@ from torch.func import functional_call, vjp, vmap
 from peftcore import Adapter, Delta, Piece, Transform, bare_class
 
 
-class Unhooked(Exception):
+class Unhooked(NotImplementedError):
     """Rows cannot be told apart in a pass over a batch."""
 
 
