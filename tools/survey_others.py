@@ -7,6 +7,9 @@ OTHERS: tuple[System, ...] = (
         "Video and text: AGAdapter (Fang et al. 2023)",
         "CLIP-bigG/14 and LLaMA-7B; MSR-VTT and ActivityNet; 0.12 to 0.5 hours of training.",
         ("peftcore-video", "peftcore-agadapter"),
+        recipes=("video-pretrain.yaml", "video-language.yaml", "video-agadapter.yaml"),
+        ran="A CLIP and a LLaMA with random weights on moving shapes that a script draws:"
+        " [Video](how-to/video.md). No released weights and none of the data sets were at hand.",
         reconstruction="All of it: only the abstract could be read, no code was found.",
     ),
     System(
@@ -214,5 +217,15 @@ OTHERS: tuple[System, ...] = (
         "The four open problems: one method for many tasks, privacy, few labels, interpretation",
         "No figures.",
         ("peftcore-meta", "peftcore-private", "peftcore-active", "peftcore-interpret"),
+        recipes=(
+            "meta-sentiment.yaml",
+            "compose-sentiment.yaml",
+            "private-movies.yaml",
+            "federated-movies.yaml",
+            "active-movies.yaml",
+        ),
+        ran="MiniLM and AntiBERTy (real weights), in small: [Few rows](how-to/few-rows.md),"
+        " [Private training](how-to/private-training.md), [Active learning]"
+        "(how-to/active-learning.md), [Interpret](how-to/interpret.md).",
     ),
 )
