@@ -104,7 +104,8 @@ def write_texts(root: Path, prompt: str) -> None:
     texts = [text for kind in kinds(len(COLOURS)) for text in captions(kind)]
     random.Random(0).shuffle(texts)
     rows = [{"prompt": f"{prompt}\n", "completion": text} for text in texts]
-    for split, part in (("train", rows), ("validation", rows[::7]), ("test", rows[::7])):
+    held, learned = rows[::7], [row for i, row in enumerate(rows) if i % 7]
+    for split, part in (("train", learned), ("validation", held[::2]), ("test", held[1::2])):
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     merged = [
         {
@@ -150,7 +151,7 @@ def main() -> None:
     """Write everything into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--copies", type=int, default=4, help="videos of each kind to train")
+    parser.add_argument("--copies", type=int, default=12, help="videos of each kind to train")
     parser.add_argument("--prompt", default="Describe the video.")
     parser.add_argument("--every", type=int, default=1, help="take every n-th kind alone")
     given = parser.parse_args()

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 #: Colours of Okabe and Ito, which the colour-blind can tell apart; markers tell them once more.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -79,6 +80,11 @@ def over_parameters(found: Mapping[str, Any]) -> Picture | None:
     # the head alone trains none of the methods' parameters, which a plain logarithm cannot show
     least = min((count for count in counts if count), default=1)
     axes.set_xscale("symlog", linthresh=least) if 0 in counts else axes.set_xscale("log")
+    if 0 not in counts:
+        # of less than two powers of ten the marks between them are what is read
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     said = []
     for (name, arm), count, (colour, marker) in zip(arms.items(), counts, _looks(), strict=False):
         test = arm["test"]
