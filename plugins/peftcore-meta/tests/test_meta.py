@@ -138,8 +138,6 @@ def test_tensors_add_up_as_in_lorahub_and_updates_as_they_change_the_weight(stor
     thin = {**config, "rank": 1}
     wrong = r"has lora\.rank 1, a 2; .* Write compose\.add: updates\."
     with pytest.raises(ConfigError, match=wrong):
-        ConfigError, match=r"has lora\.rank 1, a 2; .* Write compose.add: updates\."
-    ):
         Composition(small(), {"a": places["a"], "thin": stored("thin", **thin)}, "tensors")
     places["thin"] = stored("thin", **thin)
     parts["thin"] = peftcore.read(places["thin"])[1]
