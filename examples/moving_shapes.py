@@ -103,7 +103,8 @@ def write_texts(root: Path, prompt: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     texts = [text for kind in kinds(len(COLOURS)) for text in captions(kind)]
     random.Random(0).shuffle(texts)
-    rows = [{"prompt": f"{prompt}\n", "completion": text} for text in texts]
+    # one text each: rows with one and the same prompt would stand for one another
+    rows = [{"text": f"{prompt}\n{text}"} for text in texts]
     held, learned = rows[::7], [row for i, row in enumerate(rows) if i % 7]
     for split, part in (("train", learned), ("validation", held[::2]), ("test", held[1::2])):
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
