@@ -23,7 +23,8 @@ class TestCommand(CommandContract):
 def test_without_flower_the_command_says_how_to_get_it(recipe):
     done = run_in_process("federated", recipe())
     assert done.exit_code == 2, done.output
-    assert "pip install peftcore-private[federated], best in an environment" in done.stderr
+    told = "pip install 'peftcore-private[federated]', best in an environment"
+    assert told in done.stderr
 
 
 @needs_flower
