@@ -104,7 +104,7 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="Hugging Face PEFT directory"):
+    with pytest.raises(CheckpointError, match="directory of Hugging Face PEFT"):
         read(tmp_path / "hf")
 
 

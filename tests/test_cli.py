@@ -422,7 +422,7 @@ def test_inspect_what_is_no_whole_adapter(adapter: Path, tmp_path: Path) -> None
         "changed.safetensors": "was changed after it was saved",
         "empty.safetensors": "damaged or was not written whole",
         "text.txt": "damaged or was not written whole",
-        "peft": "Hugging Face PEFT directory",
+        "peft": "directory of Hugging Face PEFT",
         "nothing": "does not exist",
     }
     for name, message in cases.items():

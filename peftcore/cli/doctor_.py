@@ -12,6 +12,7 @@ from peftcore.registry.checking import KINDS, REFERENCE_FIELDS
 from peftcore.registry.choices import DISABLE, disabled_plugins
 from peftcore.registry.installed import installed
 from peftcore.registry.references import resolve
+from peftcore.registry.specs import FEATURES
 
 _LIBRARIES = ("peftcore", "torch", "transformers", "accelerate", "pluggy", "pydantic")
 
@@ -65,6 +66,8 @@ def _check_references() -> list[dict[str, str]]:
     problems = []
     for kind in KINDS:
         for name, spec in getattr(found, kind).items():
+            if kind == "features" and spec in FEATURES:
+                continue  # the core's own, which no plugin answers for
             for field in REFERENCE_FIELDS:
                 reference = getattr(spec, field, None)
                 if not reference:

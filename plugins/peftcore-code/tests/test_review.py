@@ -53,7 +53,7 @@ def test_code_that_is_too_long_loses_its_last_lines_and_nothing_else(
     assert len(features["asked"]["input_ids"]) <= 92, "there is room for what is written"
     whole = text_of(loaded, features["input_ids"])
     assert "name it better" in whole and "a = c" not in whole
-    with pytest.raises(DataError, match="tokens, but only 128 fit"):
+    with pytest.raises(DataError, match="the prompt alone has 257 tokens and 128 fit"):
         CodeReview(CodeReviewConfig(max_new_tokens=8)).encode(row, loaded)
 
 

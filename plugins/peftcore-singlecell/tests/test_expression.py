@@ -92,7 +92,7 @@ def test_every_way_of_storing_a_matrix_reads_the_same_rows(tmp_path) -> None:
             found = dense(Cells(path, layer), order)
             assert np.array_equal(found[list(order)], times * whole[list(order)])
     by_genes = written(tmp_path / "c.h5ad", csc_matrix(whole))
-    with refused(DataError, "stored by genes", "peftcore cells c.h5ad NEW.h5ad --layer X"):
+    with refused(DataError, "stored by genes", f"peftcore cells {by_genes} NEW.h5ad --layer X"):
         Cells(by_genes)
     done = run_in_process("cells", by_genes, tmp_path / "d.h5ad", "--layer", "X", "--min-genes", 1)
     assert done.exit_code == 0, done.output

@@ -65,7 +65,7 @@ class PaddingCounts(MaskedLM):
     """The loss is summed over what is predicted, and divided by what is there."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = self._logits(model, batch)
+        logits = self.logits(model, batch)
         total = F.cross_entropy(logits, batch["targets"], reduction="sum")
         return total / batch["labels"].numel()
 

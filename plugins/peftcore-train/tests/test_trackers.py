@@ -47,5 +47,5 @@ def test_a_tracker_that_is_not_there_is_named_with_its_extra(recipe, peftcore, m
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert line.endswith(
-        "train.trackers: trackio is not installed: pip install peftcore-train[trackio]"
+        "train.trackers: trackio is not installed: pip install 'peftcore-train[trackio]'"
     )

@@ -46,12 +46,13 @@ class VideoJoint(VideoCaptioning):
     Instructions in text alone have no part in retrieval.
     """
 
+    metric_names = {"caption_loss": False, **METRICS}
     default_metric = "text_to_video_recall@1"
 
     def __init__(self, config: VideoJointConfig):
         super().__init__(config)
         captions = {name: up for name, up in self.metric_names.items() if name != "loss"}
-        self.metric_names = {"caption_loss": False, **captions, **METRICS}
+        self.metric_names = {**type(self).metric_names, **captions}
 
     def encode(self, row: Row, loaded: Loaded, *, labelled: bool = True) -> Features:
         """Return what captioning does, and each caption in the tokens of CLIP's text tower."""

@@ -162,7 +162,7 @@ def test_spoilt_images_are_named_at_once(recipe, tmp_path):
     for sentence in (
         "error: train/red/2.jpg: ",
         "error: train/red/3.jpg: ",
-        "error: train/notes.docx: the suffix is of no image and no sound",
+        "error: train/notes.docx: it ends in .docx, and no file of such a format is a row",
         "error: train/Red/0.jpg: label 'Red' (1 rows) differs from 'red'",
         "warning: train/red/1.jpg: label 'red', but 'Red' for the same input at train/Red/0.jpg.",
     ):
