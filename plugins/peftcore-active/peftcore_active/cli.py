@@ -7,15 +7,12 @@ import click
 
 from peftcore import ConfigError
 from peftcore_active.section import STRATEGIES
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, output, print_json, quiet, settings
 
 _resume = click.option(
     "--resume",
     type=click.Path(path_type=Path),
     help="Go on with the experiment of this directory.",
-)
-_output = click.option(
-    "--output", help="Folder that the new directory goes into; `runs` by default."
 )
 
 
@@ -23,7 +20,7 @@ _output = click.option(
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @settings
 @click.option("--rounds", type=int, help="Rounds after the first training; 5 by default.")
-@_output
+@output
 @_resume
 @as_json
 @quiet
@@ -40,7 +37,7 @@ def active(
 
     The labels are there and are hidden: of each round only what was chosen is trained on.
     """
-    _check(recipe, overrides, output, resume, "only --rounds can be changed")
+    check_resume(resume, recipe, overrides, output, besides="only --rounds can be changed")
     from peftcore_active import curves, labelling
     from peftcore_train.fitting import print_fitting
     from peftcore_train.progress import Progress
@@ -51,7 +48,8 @@ def active(
     if resume is not None:
         folder, found = resume, labelling.go_on(resume, changes, progress)
     else:
-        document = read_recipe(str(recipe), overrides)
+        assert recipe is not None
+        document = read_recipe(recipe, overrides)
         folder, found = labelling.begin(document, changes, output, progress)
     if as_json:
         print_json({"directory": str(folder), **found})
@@ -63,7 +61,7 @@ def active(
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @settings
-@_output
+@output
 @_resume
 @as_json
 @quiet
@@ -76,7 +74,7 @@ def curriculum(
     quiet: bool,
 ) -> None:
     """Train RECIPE on easy rows first, on hard ones first, and in any order, for as many steps."""
-    _check(recipe, overrides, output, resume, "nothing can be changed")
+    check_resume(resume, recipe, overrides, output)
     from peftcore_active import ordering
     from peftcore_train.fitting import print_fitting
     from peftcore_train.progress import Progress
@@ -86,7 +84,8 @@ def curriculum(
     if resume is not None:
         folder, found = resume, ordering.go_on(resume, progress)
     else:
-        document = read_recipe(str(recipe), overrides)
+        assert recipe is not None
+        document = read_recipe(recipe, overrides)
         folder, found = ordering.begin(document, {}, output, progress)
     if as_json:
         print_json({"directory": str(folder), **found})
@@ -139,16 +138,3 @@ def query(
     from peftcore_train.progress import Progress
 
     choose(run, pool, strategy, count, passes, seed, output, Progress(quiet=quiet))
-
-
-def _check(
-    recipe: Path | None,
-    overrides: tuple[str, ...],
-    output: str | None,
-    resume: Path | None,
-    rest: str,
-) -> None:
-    if resume is not None and (recipe or overrides or output):
-        raise ConfigError(f"--resume goes on with its own recipe; {rest}.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe, or a directory with --resume.")

@@ -21,7 +21,7 @@ from peftcore_biomedqa.config import BiomedicalQAConfig
 from peftcore_biomedqa.contrast import info_nce
 from peftcore_biomedqa.prompted import Prompted
 from peftcore_biomedqa.votes import Vote, vote
-from peftcore_train.data import Columns, Row, drawn
+from peftcore_train.data import Columns, Row, drawn, report
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features, Task, inner
 from peftcore_train.text import check_length, fills, most_tokens, padded, tokenizer_of
@@ -72,10 +72,7 @@ class BiomedicalQA(Task):
             )
         if not rows and not found:
             found.append(DataError(f"{data.source} has no question of the split {split}."))
-        if problems is None and found:
-            raise found[0]
-        if problems is not None:
-            problems += found
+        report(found, problems)
         return drawn(rows, data, split)
 
     def check(self, rows: Sequence[Row]) -> None:

@@ -19,7 +19,7 @@ from peftcore_train.errors import Interrupted, TrainingError
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
 from peftcore_train.pruning import Pruning
-from peftcore_train.recipes import Document, Origin, override, parted
+from peftcore_train.recipes import Document, Origin, check_single, override, parted
 from peftcore_train.running import run
 from peftcore_train.schema import anchored, job_of
 from peftcore_train.signals import Stop, stop_on_signals
@@ -45,11 +45,7 @@ def place_of_method(document: Document) -> int:
     Raises:
         ConfigError: it is not there, stands there twice, or its mask is already given.
     """
-    for name in ("compare", "seeds"):
-        if name in document.data:
-            raise ConfigError(
-                f"{document.file}: a search takes methods and one seed; leave {name} out."
-            )
+    check_single(document, "a search")
     methods = document.data.get("methods") or []
     names = [m if isinstance(m, str) else m.get("method") for m in methods]
     if names.count("fairtune") != 1:

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, output, print_json, quiet, settings
 
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @settings
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
@@ -28,10 +27,7 @@ def meta(
     quiet: bool,
 ) -> None:
     """Learn a start from the tasks of RECIPE, and try it on few rows of its own task."""
-    if resume is not None and (recipe or overrides or output):
-        raise ConfigError("--resume goes on with its own recipe; nothing can be changed.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe, or a directory with --resume.")
+    check_resume(resume, recipe, overrides, output)
 
     from peftcore_meta import few_shot
     from peftcore_train.fitting import print_fitting
@@ -54,7 +50,7 @@ def meta(
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @settings
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @as_json
 @quiet
 def compose(

@@ -15,7 +15,7 @@ from peftcore_meta.section import COMPOSE, ComposeSection
 from peftcore_train import rundir
 from peftcore_train.fitting import Column
 from peftcore_train.progress import Progress
-from peftcore_train.recipes import Document, Origin, override, parted
+from peftcore_train.recipes import Document, Origin, check_single, override, parted
 from peftcore_train.report import number
 from peftcore_train.running import Prepared, Scorer, make_accelerator, prepare
 from peftcore_train.schema import Job, anchored, job_of
@@ -38,9 +38,7 @@ def begin(
     """
     if document.data.get(COMPOSE) is None:
         raise ConfigError(f"{document.file}: name the adapters to add up, as compose.adapters.")
-    for name in ("compare", "seeds"):
-        if name in document.data:
-            raise ConfigError(f"{document.file}: compose takes one seed; leave {name} out.")
+    check_single(document, "compose")
     bare, section = parted(anchored(document), COMPOSE, ComposeSection)
     if section.shots is not None:
         origin = Origin(COMPOSE, 1 << 30)

@@ -18,7 +18,7 @@ from peftcore_train.loop import train_mode
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
 from peftcore_train.reading import encoded, examine
-from peftcore_train.recipes import Document, Origin, override, parted
+from peftcore_train.recipes import Document, Origin, check_single, override, parted
 from peftcore_train.running import make_accelerator, prepare, run
 from peftcore_train.schema import Job, anchored, job_of
 from peftcore_train.signals import stop_on_signals
@@ -41,11 +41,7 @@ def begin(
     """
     if document.data.get(META) is None:
         raise ConfigError(f"{document.file}: name the tasks to learn from, as meta.tasks.")
-    for name in ("compare", "seeds"):
-        if name in document.data:
-            raise ConfigError(
-                f"{document.file}: meta takes methods and one seed; leave {name} out."
-            )
+    check_single(document, "meta")
     document = anchored(document)
     bare, section = parted(document, META, MetaSection)
     job = job_of(bare)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftcore import Adapter
 from peftcore_meta.section import MetaSection
 from peftcore_train import building
-from peftcore_train.errors import TrainingError
+from peftcore_train.loop import take_step
 from peftcore_train.progress import Progress
 from peftcore_train.schema import TrainSection
 from peftcore_train.task import Features, Task
@@ -122,16 +122,8 @@ class Learner:
 
     def _step(self, rows: Sequence[Features], optimizer: torch.optim.Optimizer) -> float:
         batch = send_to_device(self.task.collate(rows), self.accelerator.device)
-        loss = self.task.loss(self.model, batch)
-        whole = loss + self.adapter.extra_loss()
-        if not torch.isfinite(whole):
-            raise TrainingError(f"the loss is {whole.item()}: lower train.learning_rate.")
-        optimizer.zero_grad()
-        whole.backward()
-        if self.train.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
-        optimizer.step()
-        return loss.item()
+        limit = self.train.max_grad_norm
+        return take_step(self.task, self.model, self.adapter, batch, optimizer, limit)
 
     @torch.no_grad()
     def _set(self, values: Sequence[Tensor]) -> None:

@@ -38,7 +38,9 @@ def learner(recipe):
     """Return a function that makes a learner on the toy, and its rows."""
 
     def make(**section):
-        (job,) = load_jobs(recipe({"optimizer": "sgd", "momentum": 0.0, "max_grad_norm": None}))
+        (job,) = load_jobs(
+            recipe(train={"optimizer": "sgd", "momentum": 0.0, "max_grad_norm": None})
+        )
         prepared = prepare(job)
         rows = prepared.features["train"]
         adapter = building.attach(job, prepared.task, prepared.model, prepared.loaded, rows)

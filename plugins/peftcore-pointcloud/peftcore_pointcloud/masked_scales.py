@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from peftcore_pointcloud.config import PointConfig
 from peftcore_pointcloud.layers import (
     Block,
-    Grouping,
     Groups,
     draw,
     draw_decoder,
@@ -18,7 +17,7 @@ from peftcore_pointcloud.layers import (
 )
 from peftcore_pointcloud.masked import Rebuilt
 from peftcore_pointcloud.neighbours import gathered, nearest
-from peftcore_pointcloud.networks import HierarchicalEncoder, PointNetwork
+from peftcore_pointcloud.networks import HierarchicalEncoder, PointNetwork, dividers
 
 #: Centres that a token is interpolated of, and what is added to squared distances to them.
 _NEAR, _TINY = 3, 1e-8
@@ -116,10 +115,7 @@ class MaskedScales(PointNetwork):
 
     def __init__(self, config: PointConfig):
         super().__init__(config)
-        self.group_dividers = nn.ModuleList(
-            Grouping(count, size)
-            for count, size in zip(config.groups, config.group_sizes, strict=True)
-        )
+        self.group_dividers = dividers(config)
         self.h_encoder = HierarchicalEncoder(config)
         # the release has one of the finest scale too, which its decoder does not read
         self.h_encoder.encoder_norms = nn.ModuleDict(

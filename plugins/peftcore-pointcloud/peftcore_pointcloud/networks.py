@@ -112,6 +112,12 @@ class HierarchicalEncoder(nn.Module):
         )
 
 
+def dividers(config: PointConfig) -> nn.ModuleList:
+    """Return what divides a cloud into groups, one for each scale."""
+    scales = zip(config.groups, config.group_sizes, strict=True)
+    return nn.ModuleList(Grouping(count, size) for count, size in scales)
+
+
 class PointM2AE(PointNetwork):
     """Point-M2AE (Zhang et al. 2022): three scales, each token seeing those near it, and its head.
 
@@ -120,10 +126,7 @@ class PointM2AE(PointNetwork):
 
     def __init__(self, config: PointConfig):
         super().__init__(config)
-        self.group_dividers = nn.ModuleList(
-            Grouping(count, size)
-            for count, size in zip(config.groups, config.group_sizes, strict=True)
-        )
+        self.group_dividers = dividers(config)
         self.h_encoder = HierarchicalEncoder(config)
         width = config.widths[-1]
         self.norm = nn.LayerNorm(width)

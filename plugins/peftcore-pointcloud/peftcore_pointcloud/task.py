@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peftcore import DataError, Strict
 from peftcore_pointcloud.clouds import cloud_at, rows_of
-from peftcore_train.data import Row
+from peftcore_train.data import Row, report
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Features, Task
 
@@ -73,10 +73,7 @@ class Clouds(Task):
         rows = rows_of(data, split, self.config.validation, found)
         if rows is None:
             rows = super().read(data, split, problems)
-        if problems is not None:
-            problems += found
-        elif found:
-            raise found[0]
+        report(found, problems)
         return rows
 
     def cloud(self, row: Row) -> Tensor:

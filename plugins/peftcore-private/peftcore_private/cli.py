@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, output, print_json, quiet, settings
 
 
 @click.command()
@@ -19,7 +18,7 @@ from peftcore_train.cli.options import as_json, print_json, quiet, settings
     multiple=True,
     help="Budget of a run, in place of the recipe's; can be repeated.",
 )
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
@@ -37,10 +36,7 @@ def private(
     quiet: bool,
 ) -> None:
     """Train RECIPE so that no training row has more say than a budget epsilon allows."""
-    if resume is not None and (recipe or overrides or epsilons or output):
-        raise ConfigError("--resume goes on with its own recipe; nothing can be changed.")
-    if resume is None and recipe is None:
-        raise ConfigError("name a recipe, or a directory with --resume.")
+    check_resume(resume, recipe, overrides, epsilons, output)
 
     from peftcore_private import runs
     from peftcore_train.fitting import print_fitting
@@ -65,7 +61,7 @@ def private(
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @settings
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @as_json
 @quiet
 def federated(

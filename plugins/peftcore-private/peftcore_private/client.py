@@ -10,8 +10,7 @@ from torch import nn
 from peftcore import Adapter
 from peftcore_train import building
 from peftcore_train.batches import TrainingBatches, lengths_of, loader
-from peftcore_train.errors import TrainingError
-from peftcore_train.loop import train_mode
+from peftcore_train.loop import take_step, train_mode
 from peftcore_train.schema import TrainSection
 from peftcore_train.task import Features, Task
 
@@ -56,19 +55,12 @@ class Site:
         torch.manual_seed(seed)  # dropout must not depend on whose turn it was before
         optimizer = building.optimizer(self.adapter, self.train)
         batches = TrainingBatches(lengths_of(rows), self.train, seed)
-        losses = []
+        losses, limit = [], self.train.max_grad_norm
         train_mode(self.model)
         for batches.epoch in range(epochs):
             for batch in loader(self.task, rows, batches, self.train.num_workers):
                 batch = send_to_device(batch, self.accelerator.device)
-                loss = self.task.loss(self.model, batch)
-                whole = loss + self.adapter.extra_loss()
-                if not torch.isfinite(whole):
-                    raise TrainingError(f"the loss is {whole.item()}: lower train.learning_rate.")
-                optimizer.zero_grad()
-                whole.backward()
-                if self.train.max_grad_norm is not None:
-                    nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
-                optimizer.step()
-                losses.append(loss.item())
+                losses.append(
+                    take_step(self.task, self.model, self.adapter, batch, optimizer, limit)
+                )
         return sum(losses) / len(losses)

@@ -16,7 +16,7 @@ from peftcore_train import building, rundir
 from peftcore_train.data import Row
 from peftcore_train.fitting import Column
 from peftcore_train.progress import Progress
-from peftcore_train.recipes import Document, parted
+from peftcore_train.recipes import Document, check_single, parted
 from peftcore_train.report import number
 from peftcore_train.running import Prepared, Scorer, make_accelerator, prepare
 from peftcore_train.schema import anchored, job_of
@@ -44,11 +44,7 @@ def begin(
             "federated training needs Flower, which wants older versions of some packages: pip"
             " install 'peftcore-private[federated]', best in an environment of its own."
         )
-    for name in ("compare", "seeds"):
-        if name in document.data:
-            raise ConfigError(
-                f"{document.file}: federated training takes methods and one seed; leave {name} out."
-            )
+    check_single(document, "federated training")
     bare, section = parted(anchored(document), FEDERATED, FederatedSection)
     job = job_of(bare)
     prepared = prepare(job, progress)

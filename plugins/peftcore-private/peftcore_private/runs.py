@@ -15,7 +15,7 @@ from peftcore_train.fitting import Column
 from peftcore_train.loop import Loop
 from peftcore_train.planning import rehearse
 from peftcore_train.progress import Progress
-from peftcore_train.recipes import Document, parted
+from peftcore_train.recipes import Document, check_single, parted
 from peftcore_train.report import number
 from peftcore_train.running import LoopMaker, run
 from peftcore_train.schema import Job, anchored, job_of
@@ -42,10 +42,7 @@ def begin(
     Raises:
         PeftcoreError: the recipe, the data or the model does not fit; nothing is trained.
     """
-    if asked := [name for name in ("compare", "seeds") if name in document.data]:
-        raise ConfigError(
-            f"{document.file}: private training takes methods and one seed; leave {asked[0]} out."
-        )
+    check_single(document, "private training")
     section = {**(document.data.get(SECTION) or {}), **changes}
     document = anchored(
         Document(document.file, {**document.data, SECTION: section}, document.origins)

@@ -1,11 +1,11 @@
 """A recipe on a small BERT."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 
-from peftcore_train.testing import write_toy
+from peftcore_train.testing import write_recipe, write_toy
 
 
 @pytest.fixture(scope="session")
@@ -18,20 +18,4 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def recipe(tmp_path, base):
     """Return a function that writes a recipe with some sections changed, and gives its path."""
-
-    def write(train=None, **changes) -> Path:
-        content = {
-            "name": "toy",
-            "backbone": {"source": str(base / "bert")},
-            "methods": [{"method": "lora", "rank": 2}],
-            "task": {"type": "sequence-classification"},
-            "data": {"source": str(base / "data")},
-            "train": {"epochs": 2, "batch_size": 8, "device": "cpu", **(train or {})},
-            "output": str(tmp_path / "runs"),
-            **changes,
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return path
-
-    return write
+    return partial(write_recipe, tmp_path / "recipe.yaml", base)

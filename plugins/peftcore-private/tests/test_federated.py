@@ -31,7 +31,7 @@ def test_without_flower_the_command_says_how_to_get_it(recipe):
 def test_two_clients_train_as_their_weighted_mean_and_send_four_bytes_a_number(recipe):
     train = {"optimizer": "sgd", "momentum": 0.0, "epochs": 1, "batch_size": 24}
     section = {"clients": 2, "rounds": 1}
-    path = recipe(train, federated=section)
+    path = recipe(train=train, federated=section)
     done = run_in_process("federated", path, "--json", "-q")
     assert done.exit_code == 0, done.output + str(done.exception)
     found = json.loads(done.stdout)
@@ -98,5 +98,7 @@ def test_clients_can_be_told_by_a_column(recipe):
 @needs_flower
 def test_numbers_that_a_secure_sum_would_cut_end_the_run(recipe):
     section = {"clients": 3, "rounds": 1, "local_epochs": 3, "secure_aggregation": True}
-    done = run_in_process("federated", recipe({"learning_rate": 8.0}, federated=section), "-q")
+    done = run_in_process(
+        "federated", recipe(train={"learning_rate": 8.0}, federated=section), "-q"
+    )
     assert done.exit_code == 1 and "beyond 8, which secure aggregation would cut" in done.stderr

@@ -105,7 +105,7 @@ def test_epsilon_is_that_of_opacus_accountant_step_by_step(recipe):
 
 
 def test_a_step_is_the_sum_of_cut_gradients_over_the_rows_drawn_on_average(recipe):
-    path = recipe({"optimizer": "sgd", "momentum": 0.0, "max_steps": 1, "learning_rate": 0.5})
+    path = recipe(train={"optimizer": "sgd", "momentum": 0.0, "max_steps": 1, "learning_rate": 0.5})
     (job,) = load_jobs(path)
     section = PrivateSection(noise_multiplier=1e-9, clip=0.05, noise_seed=3, rows_at_once=3)
     seen = []
@@ -151,7 +151,7 @@ def test_every_row_is_drawn_by_a_throw_of_its_own(recipe):
 
 
 def test_a_private_run_that_was_stopped_goes_on_with_the_same_numbers(recipe):
-    (job,) = load_jobs(recipe({"log_steps": 1}))
+    (job,) = load_jobs(recipe(train={"log_steps": 1}))
     section = PrivateSection(noise_multiplier=0.5, noise_seed=2)
     make = partial(PrivateLoop, section=section, epsilon=None)
     folders = [Path(job.recipe.output) / name for name in ("whole", "stopped")]

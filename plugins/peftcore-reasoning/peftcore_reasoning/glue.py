@@ -17,7 +17,7 @@ from peftcore_reasoning.glue_files import (
     label_of,
     rows_of,
 )
-from peftcore_train.data import Columns, Row, drawn
+from peftcore_train.data import Columns, Row, drawn, report
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.tasks.classification import ClassificationConfig, SequenceClassification
@@ -95,10 +95,7 @@ class Glue(Task):
         part: Literal["train", "dev"] = "train" if split == "train" else "dev"
         rows = rows_of(root, self.config.dataset, part, self.config.matched, found)
         found = [] if self.config.skip_damaged and rows else found
-        if problems is None and found:
-            raise found[0]
-        if problems is not None:
-            problems += found
+        report(found, problems)
         return drawn(rows if split == "train" else halved(rows, data.seed)[split], data, split)
 
     def check(self, rows: Sequence[Row]) -> None:

@@ -25,7 +25,7 @@ from peftcore_reasoning.sets import (
     refusal_of,
     rows_of_file,
 )
-from peftcore_train.data import Columns, Row, drawn
+from peftcore_train.data import Columns, Row, drawn, report
 from peftcore_train.generation import as_tensor, as_texts
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features
@@ -109,10 +109,7 @@ class Reasoning(Instructed):
             return super().read(data, split, problems)
         found: list[DataError] = []
         rows = self._of_sets(data, split, found)
-        if problems is None and found:
-            raise found[0]
-        if problems is not None:
-            problems += found
+        report(found, problems)
         return drawn(rows, data, split)
 
     def check(self, rows: Sequence[Row]) -> None:

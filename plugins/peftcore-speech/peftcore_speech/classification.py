@@ -15,7 +15,7 @@ from peftcore_speech.heads import LayersClassifier
 from peftcore_speech.hearing import Hearing, RecordingConfig, narrow
 from peftcore_speech.reading import Recordings
 from peftcore_speech.waveform import frames_of
-from peftcore_train.data import Columns, Row
+from peftcore_train.data import Columns, Row, report
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features
 from peftcore_train.tasks.labels import LabelConfig
@@ -124,10 +124,7 @@ class AudioClassification(OneFile):
         rows = self._recordings.split(data, split, self.columns(), found)
         if self._speakers is not None:
             found += self._speakers.check(rows, split)
-        if problems is None and found:
-            raise found[0]
-        if problems is not None:
-            problems += found
+        report(found, problems)
         return rows
 
     def learn(self, rows: Sequence[Row]) -> None:

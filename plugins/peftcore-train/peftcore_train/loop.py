@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
@@ -23,7 +24,7 @@ from peftcore_train.schedules import lowered, schedule
 from peftcore_train.schema import TrainSection
 from peftcore_train.signals import Stop
 from peftcore_train.state import Best, Position, save_state
-from peftcore_train.task import Task
+from peftcore_train.task import Batch, Task
 
 
 @dataclass
@@ -68,6 +69,31 @@ def train_mode(model: nn.Module) -> None:
         trained = any(p.requires_grad for p in module.parameters(recurse=False))
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not trained:
             module.eval()
+
+
+def take_step(
+    task: Task,
+    model: nn.Module,
+    adapter: Adapter,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float | None,
+) -> float:
+    """Take one plain optimiser step for a batch that is where the model is; return its loss.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    loss = task.loss(model, batch)
+    whole = loss + adapter.extra_loss()
+    if not torch.isfinite(whole):
+        raise TrainingError(f"the loss is {whole.item()}: lower train.learning_rate.")
+    optimizer.zero_grad()
+    whole.backward()
+    if max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(adapter.parameters(), max_grad_norm)
+    optimizer.step()
+    return loss.item()
 
 
 def total_steps(section: TrainSection, batches: int, accelerator: Accelerator) -> int:

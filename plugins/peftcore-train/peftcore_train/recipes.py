@@ -229,6 +229,23 @@ def override(document: Document, key: str, value: Any, origin: Origin) -> Docume
     return _normal(Document(document.file, data, {**kept, loc: origin}))
 
 
+def check_single(document: Document, what: str) -> None:
+    """Check that a recipe has no arms and no seeds to compare.
+
+    Args:
+        document: the recipe.
+        what: what takes one setting and one seed.
+
+    Raises:
+        ConfigError: it has.
+    """
+    for name in ("compare", "seeds"):
+        if name in document.data:
+            raise ConfigError(
+                f"{document.file}: {what} takes methods and one seed; leave {name} out."
+            )
+
+
 def parted(document: Document, name: str, model: type[M]) -> tuple[Document, M]:
     """Return a recipe without one of its sections, and the section; its defaults if it has none.
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from peftcore import ConfigError
-from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, output, print_json, quiet, settings
 
 
 @click.command()
@@ -22,7 +22,7 @@ from peftcore_train.cli.options import as_json, check_resume, print_json, quiet,
 )
 @click.option("--trials", type=int, help="Trials of the whole search; 20 by default.")
 @click.option("--minutes", type=float, help="Minutes after which no further trial begins.")
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),

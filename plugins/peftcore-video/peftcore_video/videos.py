@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftcore import ConfigError, DataError, Loaded, resolve_source
-from peftcore_train.data import Row, drawn
+from peftcore_train.data import Row, drawn, report
 from peftcore_train.schema import DataSection, Split
 from peftcore_train.task import Batch, Features, Task
 from peftcore_train.text import LengthConfig, tokenizer_of
@@ -89,10 +89,7 @@ class Videos(Task):
             rows = []
         if not rows and not release.problems:
             release.problems.append(DataError(f"{data.source} has no video of the split {split}."))
-        if problems is None and release.problems:
-            raise release.problems[0]
-        if problems is not None:
-            problems += release.problems
+        report(release.problems, problems)
         return drawn(rows, data, split)
 
     def arranged(self, rows: list[Row], split: Split) -> list[Row]:

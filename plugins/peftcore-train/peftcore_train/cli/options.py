@@ -10,6 +10,9 @@ from peftcore import ConfigError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 quiet = click.option("--quiet", "-q", is_flag=True, help="Say nothing on stderr but errors.")
+output = click.option(
+    "--output", help="Folder that the new directory goes into; `runs` by default."
+)
 settings = click.option(
     "--set",
     "overrides",

@@ -3,7 +3,7 @@
 from peftcore_train.data.files import content, located
 from peftcore_train.data.formats import of_text, read_all, read_rows
 from peftcore_train.data.lines import Found, decoded, rows_of_json
-from peftcore_train.data.rows import Columns, Row
+from peftcore_train.data.rows import Columns, Row, report
 from peftcore_train.data.splits import drawn, read_split
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "read_all",
     "read_rows",
     "read_split",
+    "report",
     "rows_of_json",
 ]

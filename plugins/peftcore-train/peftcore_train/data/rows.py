@@ -1,6 +1,6 @@
 """One row of data, and where it stands."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +80,19 @@ class Columns:
     label: str | None = None
     files: bool = False
     optional: tuple[str, ...] = ()
+
+
+def report(found: Sequence[DataError], problems: list[DataError] | None) -> None:
+    """Hand on what is wrong with rows.
+
+    Args:
+        found: what was found.
+        problems: where it is put, so that all of it is told; else the first is raised.
+
+    Raises:
+        DataError: something was found, and nobody collects it.
+    """
+    if problems is not None:
+        problems += found
+    elif found:
+        raise found[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftcore import DataError, nearest, resolve_source
 from peftcore_train.data.folders import is_of_files
 from peftcore_train.data.formats import endings, is_read, read_all, read_rows, reader_of
-from peftcore_train.data.rows import Columns, Row
+from peftcore_train.data.rows import Columns, Row, report
 from peftcore_train.data.same import normalised
 from peftcore_train.data.tables import is_saved
 from peftcore_train.progress import going_over
@@ -39,10 +39,7 @@ def read_split(
     """
     found: list[DataError] = []
     rows = _rows(data, split, columns or Columns(), found)
-    if problems is not None:
-        problems += found
-    elif found:
-        raise found[0]
+    report(found, problems)
     return drawn(rows, data, split)
 
 

@@ -8,6 +8,6 @@ for _name in ("damaged", "described", "on_rows", "scored", "trained"):
 
 from peftcore_train.testing.contract import TaskContract  # noqa: E402
 from peftcore_train.testing.program import bars_of  # noqa: E402
-from peftcore_train.testing.toys import write_toy  # noqa: E402
+from peftcore_train.testing.toys import write_recipe, write_toy  # noqa: E402
 
-__all__ = ["TaskContract", "bars_of", "write_toy"]
+__all__ = ["TaskContract", "bars_of", "write_recipe", "write_toy"]

@@ -3,8 +3,10 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 GOOD, BAD = ("fine", "great"), ("dull", "awful")
 PLAIN = ("the", "film", "was", "a", "story")
@@ -35,6 +37,29 @@ def write_toy(folder: Path, *, rows: int = 16, train: int | None = None, end: st
         made = (_sentence(random.Random(f"{split}{i}"), end) for i in range(count))
         text = "".join(json.dumps(row) + "\n" for row in made)
         (folder / "data" / f"{split}.jsonl").write_text(text)
+
+
+def write_recipe(file: Path, toy: Path, **changes: Any) -> Path:
+    """Write a recipe that tunes the BERT of :func:`write_toy` on its rows; return its path.
+
+    Args:
+        file: the new file; runs go beside it.
+        toy: where BERT and rows were written.
+        changes: sections in place of the recipe's; of ``train`` single fields.
+    """
+    train = {"epochs": 2, "batch_size": 8, "device": "cpu", **(changes.pop("train", None) or {})}
+    content = {
+        "name": "toy",
+        "backbone": {"source": str(toy / "bert")},
+        "methods": [{"method": "lora", "rank": 2}],
+        "task": {"type": "sequence-classification"},
+        "data": {"source": str(toy / "data")},
+        "train": train,
+        "output": str(file.parent / "runs"),
+        **changes,
+    }
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
 
 
 def _sentence(chance: random.Random, end: str) -> dict[str, str]:

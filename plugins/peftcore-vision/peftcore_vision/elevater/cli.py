@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from peftcore_train.cli.options import as_json, check_resume, print_json, quiet, settings
+from peftcore_train.cli.options import as_json, check_resume, output, print_json, quiet, settings
 
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @settings
-@click.option("--output", help="Folder that the new directory goes into; `runs` by default.")
+@output
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
